@@ -1,0 +1,34 @@
+"""The experiments of all chapters, found by looking: a module here that defines ``EXPERIMENTS``."""
+
+import importlib
+import pkgutil
+from functools import cache
+
+from mcnn.errors import UsageError
+from mcnn.experiments.base import Experiment
+
+
+@cache
+def all_experiments() -> dict[str, Experiment]:
+    """Return every experiment by name, in the order of modules and of their lists."""
+    found = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for experiment in getattr(module, "EXPERIMENTS", ()):
+            found[experiment.name] = experiment
+    return found
+
+
+def get(name: str) -> Experiment:
+    """Return the experiment of that name.
+
+    Raises
+    ------
+    UsageError
+        If there is none; the message lists those there are.
+    """
+    try:
+        return all_experiments()[name]
+    except KeyError:
+        known = ", ".join(all_experiments())
+        raise UsageError(f"no experiment {name!r}; there are: {known}") from None

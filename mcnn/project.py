@@ -1,0 +1,28 @@
+"""Where the checkout is: records and claims live beside the package, not inside it."""
+
+from pathlib import Path
+
+from mcnn.errors import UsageError
+
+CLAIMS = "claims.yml"
+
+
+def root() -> Path:
+    """Return the folder that holds ``claims.yml``: this one, one above it, or the package's own.
+
+    Raises
+    ------
+    UsageError
+        Outside a checkout of the project.
+    """
+    here = Path.cwd()
+    beside_package = Path(__file__).resolve().parent.parent
+    for folder in (here, *here.parents, beside_package):
+        if (folder / CLAIMS).is_file() and (folder / "mcnn").is_dir():
+            return folder
+    raise UsageError(f"no {CLAIMS} in {here} or above it: run this inside a checkout of the book")
+
+
+def results_dir(profile: str) -> Path:
+    """Return where records of a profile are kept: ``full`` is committed, the rest is not."""
+    return root() / ("results" if profile == "full" else "_build/results")

@@ -1,0 +1,317 @@
+"""Records: one JSON line for every finished trial, complete or not there at all.
+
+A line holds the configuration and its hash, the metrics, the provenance, and a digest of it all.
+The file is replaced as a whole, under a lock: a kill at any moment leaves the old file or the new
+one, and two writers wait for each other.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from mcnn import experiments, project
+from mcnn.errors import McnnError, RecordError
+from mcnn.experiments.base import PROFILES, Experiment, Trial
+from mcnn.provenance import code_hash
+
+REVALIDATIONS = "revalidations.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished trial as it stands in a file."""
+
+    line: dict[str, Any]
+    stale: bool = False
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return self.line["experiment"]
+
+    @property
+    def profile(self) -> str:
+        """Profile that the trial belongs to."""
+        return self.line["profile"]
+
+    @property
+    def key(self) -> str:
+        """Hash of experiment, profile and configuration."""
+        return self.line["hash"]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the trial measured."""
+        return self.line["metrics"]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What made the numbers."""
+        return self.line["provenance"]
+
+    @cached_property
+    def config(self) -> Trial:
+        """The configuration, as the dataclass of its experiment."""
+        return experiments.get(self.experiment).parse(self.line["config"])
+
+
+def digest(line: dict[str, Any]) -> str:
+    """Return the digest of a line, over everything but the digest itself."""
+    text = json.dumps({k: v for k, v in line.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seal(line: dict[str, Any]) -> dict[str, Any]:
+    """Return the line with its digest, as it will read back from its file.
+
+    Raises
+    ------
+    RecordError
+        If a metric is NaN or infinite, or not plain JSON.
+    """
+    try:
+        line = json.loads(json.dumps(line, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise RecordError(
+            f"a trial of {line.get('experiment')} cannot be recorded: {error}"
+        ) from None
+    return line | {"digest": digest(line)}
+
+
+def path(experiment: str, results: Path) -> Path:
+    """Return the file of an experiment's records."""
+    return results / f"{experiment}.jsonl"
+
+
+def read(experiment: str, results: Path | None = None, profile: str = "full") -> list[Record]:
+    """Read the records of an experiment, each checked and marked as stale or not.
+
+    Parameters
+    ----------
+    experiment
+        Name of the experiment; the records are in ``<results>/<experiment>.jsonl``.
+    results
+        Folder; by default the profile's own.
+    profile
+        ``"full"`` or ``"fast"``.
+
+    Raises
+    ------
+    RecordError
+        If a line is damaged, altered or foreign; the message gives file and line.
+    """
+    results = results or project.results_dir(profile)
+    found, problems = scan(path(experiment, results))
+    if problems:
+        raise RecordError(problems[0])
+    fresh = fresh_codes(experiments.get(experiment), results)
+    found = [r for r in found if r.profile == profile]
+    return [replace(r, stale=r.provenance["code"] not in fresh) for r in found]
+
+
+def scan(file: Path) -> tuple[list[Record], list[str]]:
+    """Read a file of records: those that hold, and what is wrong with the others.
+
+    Returns
+    -------
+    list of Record
+        The good ones, in the file's order; staleness is not judged.
+    list of str
+        One line for each bad one: file, line number, reason.
+    """
+    good, problems = [], []
+    keys: set[str] = set()
+    for number, text in _lines(file):
+        try:
+            record = _check(text, file.stem)
+            if record.key in keys:
+                raise RecordError("stands twice in this file")
+            keys.add(record.key)
+            good.append(record)
+        except McnnError as error:
+            problems.append(f"{file}:{number}: {error}; take the line out and run its trial again")
+    return good, problems
+
+
+def _lines(file: Path) -> list[tuple[int, bytes]]:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(f"cannot read {file}: {error.strerror}") from None
+    numbered = enumerate(content.split(b"\n"), start=1)
+    return [(number, text) for number, text in numbered if text.strip()]
+
+
+def _check(text: bytes, stem: str) -> Record:
+    """Turn one line into a record that is whole, unaltered and of this experiment."""
+    line = _parse(text)
+    try:
+        name, profile, config = line["experiment"], line["profile"], line["config"]
+        if name != stem or profile not in PROFILES:
+            raise RecordError(f"foreign: a record of {name!r} ({profile!r})")
+        experiment = experiments.get(name)
+        if line["hash"] != experiment.key(profile, experiment.parse(config)):
+            raise RecordError("foreign: its hash is not that of its configuration")
+        line["metrics"], line["provenance"]["code"]
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"damaged: no {error}") from None
+    return Record(line)
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        raise RecordError("damaged: not a whole JSON line") from None
+    if not isinstance(line, dict) or "digest" not in line:
+        raise RecordError("damaged: not a record")
+    if line["digest"] != digest(line):
+        raise RecordError("altered: its digest does not fit its content")
+    return line
+
+
+def append(lines: Iterable[dict[str, Any]], file: Path, *, overwrite: bool = False) -> int:
+    """Add sealed lines to a file at once.
+
+    Parameters
+    ----------
+    lines
+        Records or notes, sealed.
+    file
+        Made if it is not there.
+    overwrite
+        What happens to a record whose hash is in the file already: the old one goes, or the new.
+
+    Returns
+    -------
+    int
+        How many were added.
+
+    Raises
+    ------
+    RecordError
+        If the folder cannot be written or the disk is full; the file is then as it was.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.parent / ".lock"):
+            for orphan in file.parent.glob(f".{file.name}.*"):
+                orphan.unlink()  # left by a kill: whoever holds the lock is the only writer
+            old = [text for _, text in _lines(file)]
+            known = {_hash(text) for text in old} - {None}
+            new = [x for x in lines if overwrite or x.get("hash") not in known]
+            if overwrite:
+                again = {x["hash"] for x in new}
+                old = [text for text in old if _hash(text) not in again]
+            texts = old + [json.dumps(x, allow_nan=False).encode() for x in new]
+            if new:
+                replace_file(file, b"".join(text + b"\n" for text in texts))
+    except OSError as error:
+        raise RecordError(
+            f"cannot write {file}: {error.strerror or error}; "
+            "what it held is untouched, run again once it can be written"
+        ) from None
+    return len(new)
+
+
+def _hash(text: bytes) -> str | None:
+    """Return the hash of a line that may be damaged, for then it does not count as known."""
+    try:
+        line = _parse(text)
+    except RecordError:
+        return None
+    return line.get("hash")
+
+
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file as a whole: a kill or a full disk leaves the old one or the new one."""
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, file)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def merge(sources: Sequence[Path], results: Path) -> Counter:
+    """Add the records of other machines to a folder, by hash.
+
+    Parameters
+    ----------
+    sources
+        Files or folders of records.
+    results
+        Folder to add to.
+
+    Returns
+    -------
+    Counter
+        How many records of each experiment were new.
+
+    Raises
+    ------
+    RecordError
+        If a source is missing, or a record in it is damaged, altered or foreign: nothing is
+        merged then.
+    """
+    good: dict[str, list[Record]] = {}
+    for source in sources:
+        files = sorted(source.glob("*.jsonl")) if source.is_dir() else [source]
+        if not source.exists():
+            raise RecordError(f"no such file or folder: {source}")
+        for file in files:
+            if file.name == REVALIDATIONS:
+                continue
+            found, problems = scan(file)
+            if problems:
+                raise RecordError(problems[0])
+            good.setdefault(file.stem, []).extend(found)
+    added = Counter()
+    for name, found in good.items():
+        added[name] = append([r.line for r in found], path(name, results))
+    return added
+
+
+def fresh_codes(experiment: Experiment, results: Path) -> set[str]:
+    """Return the code hashes whose records count: today's, and those revalidated under it."""
+    now = code_hash(experiment.run.__module__)
+    notes = [note for note in revalidations(results) if note["experiment"] == experiment.name]
+    fresh = {now}
+    for note in reversed(notes):  # a later note can lead on from an earlier one
+        if note["code"] in fresh:
+            fresh |= set(note["older"])
+    return fresh
+
+
+def revalidations(results: Path) -> list[dict[str, Any]]:
+    """Read the notes that say that records of older code still hold.
+
+    Raises
+    ------
+    RecordError
+        If a note is damaged or altered; the message gives file and line.
+    """
+    file = results / REVALIDATIONS
+    notes = []
+    for number, text in _lines(file):
+        try:
+            notes.append(_parse(text))
+        except RecordError as error:
+            raise RecordError(f"{file}:{number}: {error}") from None
+    return notes

@@ -20,7 +20,7 @@ from mcnn import __version__
 
 _PACKAGE = __name__.partition(".")[0]
 # These say how trials are described and reported, not what they compute.
-_NO_PART = {"errors", "project", "experiments.base", "records", "stats", "figures", "report"}
+_NO_PART = {"errors", "project", "experiments.base", "records", "figures", "report"}
 
 
 @cache

@@ -1,0 +1,238 @@
+"""The claims of the talk, judged by records alone.
+
+``claims.yml`` says for each claim what is measured and which values count as reproduced.
+The experiments say how the measured values come out of the records, one value per seed.
+Here the two meet, and nobody types a verdict.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from mcnn import experiments, project, records
+from mcnn.errors import RecordError, UsageError
+from mcnn.stats import Interval, interval
+
+VERDICTS = ("reproduced", "contradicted", "inconclusive", "not run", "stale")
+_EXACT = ("identity", "count")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Test(_Strict):
+    """A reading and the values of it that count as reproduced; an open end is ``null``."""
+
+    __test__ = False  # not a test of pytest's
+
+    reading: str
+    accept: tuple[float | None, float | None]
+
+    @field_validator("accept")
+    @classmethod
+    def _ordered(cls, accept: tuple[float | None, float | None]) -> tuple[float | None, ...]:
+        low, high = accept
+        if low is None and high is None:
+            raise ValueError("accepts everything")
+        if low is not None and high is not None and low > high:
+            raise ValueError("accepts nothing")
+        return accept
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lower and upper bound as numbers."""
+        low, high = self.accept
+        return (-inf if low is None else low, inf if high is None else high)
+
+    def __str__(self) -> str:
+        low, high = self.accept
+        if low == high:
+            return f"= {low:g}"
+        if low is None:
+            return f"≤ {high:g}"
+        return f"≥ {low:g}" if high is None else f"{low:g} … {high:g}"
+
+
+class Claim(_Strict):
+    """One claim: what the talk says, and what decides it."""
+
+    id: str
+    slide: str
+    quote: str
+    kind: Literal["identity", "rate", "order", "value", "count"]
+    protocol: str
+    metric: str
+    experiment: str
+    where: dict[str, str] = {}
+    needs: str | None = None
+    seeds: int
+    tests: tuple[Test, ...]
+    notebook: str
+    cell: str
+
+    @property
+    def chapter(self) -> str:
+        """Stem of the chapter."""
+        return self.id.partition("-")[0]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one reading, and whether that is in the accepted range."""
+
+    reading: str
+    estimate: Interval
+    test: Test | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on a claim, with its evidence or with what is missing."""
+
+    claim: Claim
+    verdict: str
+    reason: str
+    results: tuple[Result, ...] = ()
+    records: int = 0
+
+    @property
+    def seeds(self) -> int:
+        """Number of values behind the primary reading."""
+        return self.results[0].estimate.n if self.results else 0
+
+    @property
+    def measured(self) -> str:
+        """Primary reading with its interval, or nothing."""
+        return str(self.results[0].estimate) if self.results else ""
+
+
+def load(file: Path | None = None) -> dict[str, Claim]:
+    """Read the claims, by id.
+
+    Raises
+    ------
+    UsageError
+        If the file is no valid list of claims; the message names claim and field.
+    """
+    file = file or project.root() / project.CLAIMS
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read {file}: {error}") from None
+    claims = {}
+    for entry in entries:
+        name = entry.get("id", "?") if isinstance(entry, dict) else entry
+        try:
+            claim = Claim.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise UsageError(f"{file}: claim {name}: {field}: {first['msg']}") from None
+        if claim.id in claims:
+            raise UsageError(f"{file}: claim {name} stands twice")
+        claims[claim.id] = claim
+    return claims
+
+
+def judge(claim: Claim, results: Path | None = None) -> Judgement:
+    """Judge a claim by the records at ``full``.
+
+    Records of older code are left out; while they are all there is, the verdict is *stale*.
+    A verdict needs every trial that the experiment lists for its own seeds.
+    """
+    known = experiments.all_experiments()
+    if claim.experiment not in known:
+        return Judgement(claim, "not run", claim.needs or "the experiment is not written yet")
+    experiment = known[claim.experiment]
+    if claim.id not in experiment.measures or not claim.tests:
+        return Judgement(claim, "not run", claim.needs or "the test is not written yet")
+    trials = [
+        t for t in experiment.trials("full", experiment.seeds["full"]) if _matches(t, claim.where)
+    ]
+    wanted = {experiment.key("full", trial) for trial in trials}
+    found = [r for r in records.read(claim.experiment, results) if _matches(r.config, claim.where)]
+    fresh = [r for r in found if not r.stale]
+    missing = wanted - {r.key for r in fresh}
+    if missing:
+        stale = len(missing & {r.key for r in found if r.stale})
+        if stale:
+            reason = f"{stale} of {len(wanted)} trials were recorded by older code"
+            return Judgement(claim, "stale", reason, records=len(fresh))
+        reason = claim.needs or f"{len(missing)} of {len(wanted)} trials have no record"
+        return Judgement(claim, "not run", reason, records=len(fresh))
+    return decide(claim, experiment.measures[claim.id](fresh), len(fresh))
+
+
+def _matches(trial: object, where: Mapping[str, str]) -> bool:
+    return all(str(getattr(trial, name, None)) == value for name, value in where.items())
+
+
+def decide(claim: Claim, readings: Mapping[str, Sequence[float]], count: int = 0) -> Judgement:
+    """Hold measured readings against the tests of a claim.
+
+    Parameters
+    ----------
+    claim
+        Its tests name readings.
+    readings
+        One value per seed for every reading.
+    count
+        Number of records behind them.
+
+    Raises
+    ------
+    UsageError
+        If a test names a reading that was not measured.
+    """
+    tests = {test.reading: test for test in claim.tests}
+    unknown = [name for name in tests if name not in readings]
+    if unknown:
+        raise UsageError(f"claim {claim.id}: nothing measures {unknown[0]!r}")
+    order = [*tests, *(name for name in readings if name not in tests)]
+    found = tuple(_result(claim, name, readings[name], tests.get(name)) for name in order)
+    judged = [result for result in found if result.test]
+    verdicts = {result.verdict for result in judged}
+    if len(readings[judged[0].reading]) < claim.seeds and claim.kind not in _EXACT:
+        few = f"{len(readings[judged[0].reading])} of {claim.seeds} seeds"
+        return Judgement(claim, "inconclusive", few, found, count)
+    for verdict in ("contradicted", "inconclusive"):
+        if verdict in verdicts:
+            which = ", ".join(r.reading for r in judged if r.verdict == verdict)
+            return Judgement(claim, verdict, which, found, count)
+    return Judgement(claim, "reproduced", "", found, count)
+
+
+def _result(claim: Claim, name: str, values: Sequence[float], test: Test | None) -> Result:
+    low, high = test.bounds if test else (-inf, inf)
+    if claim.kind in _EXACT:
+        worst = max(values, key=lambda v: (max(low - v, v - high, 0.0), v))
+        estimate = Interval(worst, worst, worst, len(values))
+    else:
+        estimate = interval(values)
+    if test is None:
+        return Result(name, estimate, None, "")
+    if low <= estimate.low and estimate.high <= high:
+        verdict = "reproduced"
+    elif estimate.high < low or estimate.low > high:
+        verdict = "contradicted"
+    else:
+        verdict = "inconclusive"
+    return Result(name, estimate, test, verdict)
+
+
+def judge_all(results: Path | None = None) -> list[Judgement]:
+    """Judge every claim; one whose records cannot be trusted is *not run*, with the reason."""
+    verdicts = []
+    for claim in load().values():
+        try:
+            verdicts.append(judge(claim, results))
+        except RecordError as error:
+            verdicts.append(Judgement(claim, "not run", str(error)))
+    return verdicts

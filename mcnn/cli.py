@@ -1,0 +1,251 @@
+"""The command line: list, run, verify, merge and data.
+
+It only reads arguments and prints; the work is in the modules it calls.
+Exit status: 0 if all is well, 1 if ``verify`` finds records that cannot be trusted or do not
+repeat, 2 for what the user can mend, in one line.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcnn import __version__
+from mcnn.errors import McnnError, UsageError
+from mcnn.experiments.base import PROFILES
+
+_RUN = """examples:
+  mcnn run density-mnist                              the fast profile, in seconds
+  mcnn run density-mnist --profile full --seeds 0-4   the talk's data, resumable
+  mcnn run 'density-*' --profile full --jobs 2        every experiment of a chapter
+  mcnn run density-mnist --profile full --scheduler tcp://head:8786   on a Dask cluster
+  mcnn run linear-fc --profile full --dataset mnist   only the trials on one data set
+
+A trial that has a record is not run again; stop at any moment and call it again to go on.
+"""
+_VERIFY = """examples:
+  mcnn verify                           the ledger: a verdict for every claim
+  mcnn verify density-mnist             one claim, with all its readings
+  mcnn verify --spot 2                  run two recorded trials again and compare
+  mcnn verify --revalidate density-rms  sample the stale records of an experiment, and if they
+                                        repeat under today's code, note that beside them
+  mcnn verify --update                  write the verdicts into README.md and the ledger page
+"""
+_MERGE = """examples:
+  mcnn merge ~/gpu-machine/results      add its records to results/
+  mcnn merge a.jsonl b.jsonl --results elsewhere
+"""
+_DATA = """examples:
+  mcnn data                             what is found where
+  mcnn data mnist cifar10 --download    get what is missing
+  MCNN_DATA=/data mcnn data mnist       look there first
+"""
+_LIST = """examples:
+  mcnn list                             every experiment, with its trials and records
+  mcnn list 'density-*'
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except McnnError as error:
+        print(f"mcnn: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mcnn: stopped; what was recorded stays, call again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mcnn", description="Monte Carlo methods and neural networks: run and verify the book."
+    )
+    parser.add_argument("--version", action="version", version=f"mcnn {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: object, text: str, epilog: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=function)
+        return sub
+
+    results = {"type": Path, "metavar": "DIR", "help": "folder of records (default: the project's)"}
+
+    sub = add("list", _list, "list the experiments, their trials and their records", _LIST)
+    sub.add_argument("experiment", nargs="*", help="names or patterns (default: all)")
+    sub.add_argument("--results", **results)
+
+    sub = add("run", _run, "run the trials that have no record yet", _RUN)
+    sub.add_argument("experiment", nargs="+", help="names or patterns")
+    sub.add_argument("--profile", default="fast", choices=PROFILES)
+    sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    sub.add_argument("--seeds", type=_seeds, metavar="0-9", help="such as 0-4 or 0,3,7-9")
+    sub.add_argument("--dataset", help="only the trials on this data set")
+    sub.add_argument("--only", action="append", default=[], metavar="FIELD=VALUE", type=_condition)
+    sub.add_argument("--redo-stale", action="store_true", help="run again what older code recorded")
+    engine = sub.add_mutually_exclusive_group()
+    engine.add_argument("--jobs", type=_positive, metavar="N", help="processes (default: 1)")
+    engine.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster")
+    sub.add_argument("--results", **results)
+
+    sub = add("verify", _verify, "judge the claims by the records", _VERIFY)
+    sub.add_argument("claim", nargs="*", help="ids of claims (default: all)")
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--spot", type=_positive, metavar="N", help="run N recorded trials again")
+    what.add_argument("--revalidate", metavar="EXPERIMENT", help="check stale records by a sample")
+    what.add_argument("--update", action="store_true", help="write the pages that carry verdicts")
+    sub.add_argument(
+        "--sample", type=_positive, default=2, help="trials to revalidate (default: 2)"
+    )
+    sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    sub.add_argument("--seed", type=int, help="of the choice of trials (default: a new one)")
+    sub.add_argument("--results", **results)
+
+    sub = add("merge", _merge, "add the records of other machines", _MERGE)
+    sub.add_argument("source", nargs="+", type=Path, help="files or folders of records")
+    sub.add_argument("--results", **results)
+
+    sub = add("data", _data, "show, check and download the data sets", _DATA)
+    sub.add_argument("dataset", nargs="*", help="names (default: all)")
+    sub.add_argument("--download", action="store_true", help="get what is missing")
+    return parser
+
+
+def _seeds(text: str) -> list[int]:
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(f"not seeds: {text!r}; write 0-4 or 0,3,7-9")
+        seeds += range(int(first), int(last or first) + 1)
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"no seed in {text!r}; write 0-4 or 0,3,7-9")
+    return seeds
+
+
+def _condition(text: str) -> tuple[str, str]:
+    field, sign, value = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"not FIELD=VALUE: {text!r}")
+    return field, value
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def _names(patterns: Sequence[str]) -> list[str]:
+    """Return the experiments that the patterns mean, each once."""
+    from fnmatch import fnmatchcase
+
+    from mcnn import experiments
+
+    known = list(experiments.all_experiments())
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matches = [name for name in known if fnmatchcase(name, pattern)]
+        if not matches:
+            experiments.get(pattern)  # says what there is
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from mcnn import experiments, runner
+
+    names = _names(args.experiment or ["*"])
+    width = max(map(len, names))
+    for name in names:
+        p = runner.plan(name, "full", results=args.results)
+        stale = f", {p.stale} stale" if p.stale else ""
+        counts = f"{p.done:>3} of {p.done + len(p.todo):>3} recorded{stale}"
+        print(f"{name:<{width}}  {counts}  {experiments.get(name).summary}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mcnn import project, runner
+
+    device = runner.resolve_device(args.device)
+    where = dict(args.only) | ({"dataset": args.dataset} if args.dataset else {})
+    plans = []
+    for name in _names(args.experiment):
+        options = (args.profile, args.seeds, args.results, where, args.redo_stale)
+        plans.append(p := runner.plan(name, *options))
+        note = f", {p.stale} stale (--redo-stale, or mcnn verify --revalidate {name})"
+        print(f"{name}: {len(p.todo)} to run, {p.done} recorded{note if p.stale else ''}")
+    results = args.results or project.results_dir(args.profile)
+    runner.run(plans, device, results, args.jobs or 1, args.scheduler)
+    total = sum(len(p.todo) for p in plans)
+    print(f"{total} new records in {results}" if total else "nothing to do")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from mcnn import claims, experiments, project, records, report, verification
+
+    results = args.results or project.results_dir("full")
+    known = claims.load()
+    for name in args.claim:
+        if name not in known:
+            raise UsageError(f"no claim {name!r}; there are: {', '.join(known)}")
+    problems = []
+    for name in experiments.all_experiments():
+        problems += records.scan(records.path(name, results))[1]
+    problems += verification.foreign_files(results)
+    for problem in problems:
+        print(f"mcnn: {problem}", file=sys.stderr)
+    if problems:
+        return 1
+    if args.spot:
+        return verification.spot(args.spot, args.device, results, args.seed)
+    if args.revalidate:
+        return verification.revalidate(
+            args.revalidate, args.sample, args.device, results, args.seed
+        )
+    judgements = [claims.judge(claim, results) for claim in known.values()]
+    if args.update:
+        for page in report.update_pages(judgements, write=True):
+            print(f"wrote {page}")
+        return 0
+    chosen = [j for j in judgements if not args.claim or j.claim.id in args.claim]
+    print(report.ledger(chosen, details=bool(args.claim)))
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from mcnn import project, records
+
+    results = args.results or project.results_dir("full")
+    added = records.merge(args.source, results)
+    for name, count in sorted(added.items()):
+        print(f"{name}: {count} new records")
+    print(f"{sum(added.values())} new records in {results}")
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    from mcnn import data
+
+    unknown = [name for name in args.dataset if name not in data.DATASETS]
+    if unknown:
+        raise UsageError(f"no data set {unknown[0]!r}; there are: {', '.join(data.DATASETS)}")
+    for name in args.dataset or data.DATASETS:
+        if args.download:
+            data.download(name)
+        print(data.status(name))
+    return 0

@@ -1,0 +1,79 @@
+"""One look for all figures: transparent, in mid tones that read on light and dark pages alike."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+
+from mcnn.stats import interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+GREY = "#808080"  # contrast 3.9:1 on white, 4.6:1 on the dark page
+# Okabe and Ito's colours, those that read on both grounds, evened out in lightness.
+PALETTE = {
+    "blue": "#2b83ba",
+    "orange": "#d1730c",
+    "green": "#1b9e77",
+    "red": "#d6506a",
+    "purple": "#9467bd",
+    "grey": GREY,
+}
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def use_style() -> None:
+    """Make matplotlib draw in the book's style from now on."""
+    colours = list(PALETTE.values())
+    mpl.rcParams.update(
+        {
+            "axes.prop_cycle": cycler(color=colours) + cycler(marker=MARKERS),
+            "axes.edgecolor": GREY,
+            "axes.labelcolor": GREY,
+            "axes.titlecolor": GREY,
+            "axes.facecolor": "none",
+            "axes.grid": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 100,
+            "figure.facecolor": "none",
+            "figure.figsize": (6.4, 4.0),
+            "font.size": 11,
+            "grid.color": GREY,
+            "grid.alpha": 0.25,
+            "legend.frameon": False,
+            "legend.labelcolor": GREY,
+            "lines.markersize": 5,
+            "savefig.dpi": 144,
+            "savefig.facecolor": "none",
+            "savefig.transparent": True,
+            "text.color": GREY,
+            "xtick.color": GREY,
+            "ytick.color": GREY,
+        }
+    )
+
+
+def band(ax: "Axes", x: Sequence[float], values: Sequence[Sequence[float]], label: str) -> None:
+    """Draw the mean of several seeds with its 95 % interval.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    x
+        [n] abscissae.
+    values
+        [n][seeds] ordinates.
+    label
+        For the legend.
+    """
+    found = [interval(v) for v in values]
+    (line,) = ax.plot(x, [i.mean for i in found], label=label)
+    low, high = np.array([i.low for i in found]), np.array([i.high for i in found])
+    if np.isfinite(low).all():
+        ax.fill_between(x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)

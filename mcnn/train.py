@@ -1,0 +1,281 @@
+"""One plain training loop, the same for every chapter.
+
+The network sees the training images in a new order each epoch, a batch at a time.
+Each batch gives the gradient of the mean cross entropy, and the optimiser takes a step against it.
+What a chapter changes is the network, not the loop.
+
+All random numbers come from the seed: the order of the images, their augmentation, and what the
+network itself draws, as dropout does.
+The loop leaves the global generators as it found them.
+On one thread of a CPU the same seed gives the same weights, bit by bit.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn import functional as F
+from torch.optim import lr_scheduler
+from tqdm import tqdm
+
+from mcnn.data import Data, Split
+from mcnn.errors import McnnError
+
+
+class DivergenceError(McnnError):
+    """The training loss is no finite number any more."""
+
+
+class Evaluation(NamedTuple):
+    """How well a network does on a split."""
+
+    accuracy: float
+    loss: float
+
+
+OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
+    "sgd": lambda p, lr, momentum, decay: optim.SGD(p, lr, momentum, weight_decay=decay),
+    "adam": lambda p, lr, momentum, decay: optim.Adam(p, lr, (momentum, 0.999), weight_decay=decay),
+}
+
+# The learning rate of every step; "onecycle" leaves the momentum alone, unlike its default.
+SCHEDULES: dict[str, Callable[[optim.Optimizer, float, int], lr_scheduler.LRScheduler]] = {
+    "constant": lambda o, lr, steps: lr_scheduler.ConstantLR(o, factor=1.0),
+    "cosine": lambda o, lr, steps: lr_scheduler.CosineAnnealingLR(o, steps),
+    "onecycle": lambda o, lr, steps: lr_scheduler.OneCycleLR(
+        o, lr, total_steps=steps, cycle_momentum=False
+    ),
+}
+
+
+def crop_flip(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
+    """Shift each image by up to ``pad`` pixels, zeros moving in, and mirror every other one.
+
+    Parameters
+    ----------
+    x
+        float, [b, c, h, w].
+    generator
+        Of the CPU, so that every device sees the same images.
+    pad
+        The largest shift.
+
+    Returns
+    -------
+    Tensor
+        The shape of ``x``.
+    """
+    b, _, h, w = x.shape
+    down, right = torch.randint(2 * pad + 1, (2, b, 1), generator=generator).to(x.device)
+    mirror = torch.randint(2, (b, 1), generator=generator).bool().to(x.device)
+    rows = down + torch.arange(h, device=x.device)  # [b, h]
+    columns = right + torch.arange(w, device=x.device)  # [b, w]
+    columns = torch.where(mirror, columns.flip(1), columns)
+    image = torch.arange(b, device=x.device).view(b, 1, 1)
+    padded = F.pad(x, (pad, pad, pad, pad)).movedim(1, -1)  # [b, h + 2 pad, w + 2 pad, c]
+    return padded[image, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"crop-flip": crop_flip}
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    optimizer: str = "sgd",
+    lr: float = 0.05,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    schedule: str = "cosine",
+    l1: float = 0.0,
+    scale: str = "unit",
+    augment: str | None = None,
+    seed: int = 0,
+    evaluate_each: bool = False,
+    on_epoch: Callable[[nn.Module, dict[str, Any]], object] | None = None,
+    on_step: Callable[[nn.Module, int], object] | None = None,
+    desc: str = "train",
+) -> list[dict[str, Any]]:
+    """Train a network in place.
+
+    Parameters
+    ----------
+    model
+        Takes images, [b, c, h, w], and returns logits, [b, classes].
+    data
+        On the device of the model.
+    epochs
+        How often each image is seen.
+    batch_size
+        Images a step; the last batch of an epoch may be smaller.
+    optimizer
+        One of :data:`OPTIMIZERS`.
+    lr
+        The learning rate: the first of ``"cosine"``, the largest of ``"onecycle"``.
+    momentum
+        For Adam the decay of its first moment.
+    weight_decay
+        Times each parameter is added to its gradient, as half the squared norm in the loss does.
+    schedule
+        One of :data:`SCHEDULES`: how the learning rate changes from step to step.
+    l1
+        Factor of the sum of the absolute weights (not biases) in the loss.
+    scale
+        ``"unit"`` or ``"standard"``, see :meth:`mcnn.data.Split.inputs`.
+    augment
+        ``None`` or one of :data:`AUGMENTATIONS`.
+    seed
+        Of everything random.
+    evaluate_each
+        Test after every epoch.
+    on_epoch
+        Called as ``on_epoch(model, row)`` after every epoch, with the row that is returned.
+    on_step
+        Called as ``on_step(model, step)`` after every step, counted from zero over all epochs.
+    desc
+        Label of the progress bar.
+
+    Returns
+    -------
+    list of dict
+        A row an epoch: ``epoch`` from one, ``loss`` and ``train_accuracy`` as means over the
+        epoch's batches when they were trained on (penalties not included), and with
+        ``evaluate_each`` also ``test_loss`` and ``test_accuracy``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, fewer than one epoch, or a number out of range.
+    DivergenceError
+        If the loss becomes infinite or NaN.
+    """
+    tables = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": AUGMENTATIONS}
+    chosen = {"optimizer": optimizer, "schedule": schedule, "augment": augment or "crop-flip"}
+    for parameter, value in chosen.items():
+        if value not in tables[parameter]:
+            names = ", ".join(tables[parameter])
+            raise ValueError(f"no {parameter} {value!r}; there are: {names}")
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr must be positive and finite, got {lr}")
+    if not 0 <= l1 < math.inf:
+        raise ValueError(f"l1 must be finite and not negative, got {l1}")
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    weights = [p for p in parameters if p.ndim > 1]
+    total = epochs * math.ceil(len(data.train) / batch_size)
+    descent = OPTIMIZERS[optimizer](parameters, lr, momentum, weight_decay)
+    rate = SCHEDULES[schedule](descent, lr, total)
+    generator = torch.Generator().manual_seed(seed)
+
+    rows = []
+    step = 0
+    bar = tqdm(total=total, desc=desc, disable=None, leave=False)
+    with bar, _own_random_numbers(seed, data.device):
+        for epoch in range(1, epochs + 1):
+            model.train()
+            # Sums stay on the device: reading one would make a GPU wait in every step.
+            loss_sum = torch.zeros((), dtype=torch.float64, device=data.device)
+            hits = torch.zeros((), dtype=torch.int64, device=data.device)
+            for x, y in data.train.batches(batch_size, generator, scale=scale):
+                if augment is not None:
+                    x = AUGMENTATIONS[augment](x, generator)
+                logits = model(x)  # [b, classes]
+                loss = F.cross_entropy(logits, y)
+                descent.zero_grad()
+                loss.backward()
+                if l1:
+                    _add_l1_gradient(weights, l1)
+                descent.step()
+                rate.step()
+                loss_sum += loss.detach() * len(y)
+                hits += (logits.argmax(1) == y).sum()
+                if on_step is not None:
+                    on_step(model, step)
+                step += 1
+                bar.update()
+            n = len(data.train)
+            row = {"epoch": epoch, "loss": float(loss_sum) / n, "train_accuracy": int(hits) / n}
+            if not math.isfinite(row["loss"]):
+                raise DivergenceError(
+                    f"the training loss became {row['loss']} in epoch {epoch} with lr={lr}: "
+                    "choose a smaller lr"
+                )
+            if evaluate_each:
+                row["test_accuracy"], row["test_loss"] = evaluate(model, data.test, scale=scale)
+            rows.append(row)
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+            if on_epoch is not None:
+                on_epoch(model, row)
+    return rows
+
+
+def _add_l1_gradient(weights: list[Tensor], factor: float) -> None:
+    with torch.no_grad():
+        for w in weights:
+            w.grad.add_(w.sign(), alpha=factor)
+
+
+@contextmanager
+def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators, from which dropout draws, and put them back at the end."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, split: Split, scale: str = "unit", batch_size: int = 1000, top: int = 1
+) -> Evaluation:
+    """Test a network on all images of a split; its mode (train or eval) is put back.
+
+    Parameters
+    ----------
+    model
+        Takes images, [b, c, h, w], and returns logits, [b, classes].
+    split
+        On the device of the model.
+    scale
+        As in training.
+    batch_size
+        Images at a time.
+    top
+        An image counts as right if its class is among the ``top`` largest logits.
+
+    Returns
+    -------
+    Evaluation
+        The fraction that is right, and the mean cross entropy.
+
+    Raises
+    ------
+    ValueError
+        For an empty split or a size below one.
+    """
+    if len(split) == 0:
+        raise ValueError("split is empty: there is nothing to test on")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    training = model.training
+    model.eval()
+    loss, hits = 0.0, 0
+    try:
+        for x, y in split.batches(batch_size, scale=scale):
+            logits = model(x)  # [b, classes]
+            loss += float(F.cross_entropy(logits, y, reduction="sum"))
+            hits += int((logits.topk(top, 1).indices == y.unsqueeze(1)).sum())
+    finally:
+        model.train(training)
+    return Evaluation(hits / len(split), loss / len(split))

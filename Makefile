@@ -1,0 +1,81 @@
+# Everything runs in .venv, which holds exactly what requirements.txt pins; .uv holds the installer.
+# A first call sets both up; `make help` lists what there is.
+
+PYTHON ?= python3
+PROFILE ?= fast
+DEVICE ?= auto
+NOTEBOOKS ?=
+# Two notebooks at a time, one thread each: results repeat, and two cores are enough.
+WORKERS ?= 2
+
+BIN := .venv/bin
+UV := .uv/bin/uv
+READY := .venv/.synced
+JUPYTER_BOOK := $(BIN)/jupyter-book build --all -W -n --keep-going -q
+
+# uv does not read pip's settings, so a machine whose pip is set up passes them on here.
+pip_setting = $${PIP_$(1)-$$(.uv/bin/pip config get global.$(2) 2>/dev/null)}
+define from_pip
+	index="$(call pip_setting,INDEX_URL,index-url)"; \
+	more="$(call pip_setting,EXTRA_INDEX_URL,extra-index-url)"; \
+	links="$(call pip_setting,FIND_LINKS,find-links)"; \
+	cert="$(call pip_setting,CERT,cert)"; \
+	[ -z "$$index" ] || export UV_INDEX_URL="$${UV_INDEX_URL-$$index}"; \
+	[ -z "$$more" ] || export UV_EXTRA_INDEX_URL="$${UV_EXTRA_INDEX_URL-$$(echo $$more)}"; \
+	[ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS-$$(echo $$links)}"; \
+	[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE-$$cert}"; \
+	export UV_INDEX_STRATEGY=unsafe-best-match
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help book test run notebooks lock lint clean
+
+help:  ## print this list
+	@echo 'make TARGET [PROFILE=fast|full] [DEVICE=auto|cpu|cuda] [NOTEBOOKS="density paths"]'
+	@sed -n 's/^\([a-z]*\):.*##/  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+book: $(READY)  ## render the committed notebooks into _build/html
+	@rm -rf _build/html _build/.doctrees
+	@$(JUPYTER_BOOK) .
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+run: $(READY)  ## execute chapters anew (PROFILE, DEVICE, NOTEBOOKS) and render that run
+	@$(BIN)/python book/_ext/run.py --profile "$(PROFILE)" --device "$(DEVICE)" $(NOTEBOOKS)
+
+notebooks: $(READY)  ## execute chapters at `fast` and record their outputs in the notebooks
+	@$(BIN)/python book/_ext/run.py --record $(NOTEBOOKS)
+
+lint: $(READY)  ## ruff and the notebook lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python tests/notebook_lint.py notebooks/*.ipynb
+
+test: lint book  ## everything: lint, book, unit tests, notebooks, the site in a browser
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup \
+		--nbval --nbval-current-env tests mcnn $(wildcard notebooks)
+
+lock: $(UV)  ## resolve requirements.in into requirements.txt
+	@$(from_pip); $(UV) pip compile requirements.in -o requirements.txt -q --universal \
+		--python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links
+
+clean:  ## remove what was built (the environment stays)
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+
+$(UV):
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "make: no $(PYTHON): install Python 3.11 or newer, or pass PYTHON=..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $$($(PYTHON) -V) is too old: pass PYTHON= a Python 3.11 or newer" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' || \
+		{ echo "make: $(PYTHON) cannot make environments: install its venv package" >&2; exit 2; }
+	@echo "Setting up .uv"
+	@$(PYTHON) -m venv .uv && .uv/bin/pip install -q uv
+
+$(READY): requirements.txt pyproject.toml | $(UV)
+	@echo "Setting up .venv"
+	@$(from_pip); set -e; \
+	test -x $(BIN)/python || $(UV) venv -q --python .uv/bin/python .venv; \
+	$(UV) pip sync -q --python $(BIN)/python --require-hashes requirements.txt; \
+	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,195 @@
+"""Execute chapters of the book: at any profile into `_build/run`, or at `fast` for the record.
+
+`make run` and `make notebooks` call this.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from shutil import copy2, copytree, ignore_patterns, rmtree
+from typing import NoReturn
+
+import nbformat
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from mcnn.errors import McnnError
+from mcnn.experiments.base import PROFILES
+from mcnn.runner import resolve_device
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "_build" / "run"
+UNFINISHED = ROOT / "_build" / "unfinished"
+_SOURCES = ("book", "notebooks", "results", "claims.yml", "_config.yml", "_toc.yml")
+
+_EXAMPLES = """examples:
+  run.py                                     every chapter at profile fast
+  run.py --profile full --device cuda paths  one chapter on the talk's own data
+  run.py -p profile fast density             any parameter of the notebook, as papermill has it
+  run.py --record density                    refresh the outputs that are committed
+"""
+
+
+class UsageError(ValueError):
+    """What the caller can mend; told in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit status: 1 if a chapter fails, 2 if the call is wrong."""
+    parser = _Parser(
+        prog="run.py",
+        description=__doc__.splitlines()[0],
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("notebook", nargs="*", help="stems of chapters (default: all)")
+    parser.add_argument("--profile", default="fast", choices=PROFILES)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument("--record", action="store_true", help="write the committed notebooks")
+    try:
+        args = parser.parse_args(argv)
+        stems = choose(args.notebook)
+        parameters = {"profile": args.profile, "device": args.device, **dict(args.p)}
+        if args.record and parameters != {"profile": "fast", "device": "auto"}:
+            raise UsageError("--record takes no parameters: notebooks are recorded as they stand")
+        resolve_device(args.device)
+        for stem in stems:
+            check_parameters(stem, parameters)
+        return _record(stems) if args.record else _run(stems, parameters)
+    except (UsageError, McnnError) as error:
+        print(f"run: error: {error}", file=sys.stderr)
+        return 2
+
+
+def chapters() -> list[str]:
+    """Return the stems of the notebooks in the table of contents, in its order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [Path(file).stem for file in files if file.startswith("notebooks/")]
+
+
+def choose(names: Iterable[str]) -> list[str]:
+    """Return the named chapters, or all, in the book's order."""
+    known, names = chapters(), set(names)
+    unknown = sorted(names - set(known))
+    if unknown:
+        raise UsageError(f"no chapter {', '.join(unknown)}; there are: {', '.join(known)}")
+    return [stem for stem in known if not names or stem in names]
+
+
+def check_parameters(stem: str, parameters: dict[str, str]) -> None:
+    """Papermill only warns of a parameter that the notebook does not have; this refuses it."""
+    known = papermill.inspect_notebook(str(_notebook(stem)))
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise UsageError(
+            f"{stem} has no parameter {', '.join(unknown)}; it has: {', '.join(known) or 'none'}"
+        )
+
+
+def execute(stem: str, target: Path, parameters: dict[str, str] | None = None) -> None:
+    """Execute a chapter through papermill and write it, normalised, to a file."""
+    UNFINISHED.mkdir(parents=True, exist_ok=True)
+    working = UNFINISHED / target.name
+    papermill.execute_notebook(
+        str(_notebook(stem)),
+        str(working),
+        parameters or {},
+        kernel_name="python3",
+        cwd=str(ROOT / "notebooks"),
+    )
+    notebook = nbformat.read(working, as_version=4)
+    normalise(notebook)
+    nbformat.write(notebook, working)
+    working.replace(target)
+
+
+def normalise(notebook: nbformat.NotebookNode) -> None:
+    """Remove what differs from run to run or machine to machine: timings, paths, versions."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.kernelspec = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = _merge_streams(cell.outputs)
+
+
+def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Join neighbouring pieces of a stream: where it was cut depends on timing."""
+    merged: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        last = merged[-1] if merged else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def render(executed: Path) -> Path:
+    """Render the book with these executed notebooks, the others as committed; return its index."""
+    rmtree(SITE, ignore_errors=True)
+    SITE.mkdir(parents=True)
+    for source in (ROOT / name for name in _SOURCES):
+        if source.is_dir():
+            copytree(source, SITE / source.name, ignore=ignore_patterns("__pycache__", ".*"))
+        elif source.exists():
+            copy2(source, SITE)
+    copytree(executed, SITE / "notebooks", dirs_exist_ok=True)
+    command = [sys.executable, "-m", "jupyter_book", "build", ".", "--all", "-q"]
+    subprocess.run([*command, "-W", "-n", "--keep-going"], cwd=SITE, check=True)
+    return SITE / "_build" / "html" / "index.html"
+
+
+def _notebook(stem: str) -> Path:
+    return ROOT / "notebooks" / f"{stem}.ipynb"
+
+
+def _execute_all(stems: list[str], folder: Path, parameters: dict[str, str]) -> list[str]:
+    """Execute the chapters one after the other and return the stems of those that fail."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    failed = []
+    for number, stem in enumerate(stems, 1):
+        print(f"[{number}/{len(stems)}] {stem}", flush=True)
+        try:
+            execute(stem, folder / f"{stem}.ipynb", parameters)
+        except PapermillExecutionError as error:
+            failed.append(stem)
+            print(f"run: {stem}: {error.ename}: {error.evalue}", file=sys.stderr)
+            print(f"run: {stem}: as far as it went: {UNFINISHED / stem}.ipynb", file=sys.stderr)
+    return failed
+
+
+def _run(stems: list[str], parameters: dict[str, str]) -> int:
+    executed = ROOT / "_build" / "executed"
+    rmtree(executed, ignore_errors=True)
+    executed.mkdir(parents=True)
+    failed = _execute_all(stems, executed, parameters)
+    print(f"The book of this run: {render(executed)}")
+    return 1 if failed else 0
+
+
+def _record(stems: list[str]) -> int:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is committed was computed on a CPU
+    return 1 if _execute_all(stems, ROOT / "notebooks", {}) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

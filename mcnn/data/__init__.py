@@ -26,110 +26,20 @@ References
 """
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import sklearn
 import torch
-from torchvision import datasets
 
 from mcnn.data import ilsvrc12, readers
-from mcnn.data.cache import cache_path, cached
+from mcnn.data.cache import cache_path
 from mcnn.data.split import SCALES, Data, Split
+from mcnn.data.table import DATASETS, Dataset
 from mcnn.errors import DataError, UsageError
 
 __all__ = ["DATASETS", "SCALES", "Data", "Dataset", "Split", "Status", "download", "load", "status"]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What is known of a data set before it is read.
-
-    Attributes
-    ----------
-    title
-        As people write it.
-    sizes
-        Images to train and to test with.
-    classes
-        Names, in the order of the labels.
-    mean, std
-        Of the training images in [0, 1], one number a channel.
-    fingerprint
-        Of the published set; ``None`` where there is none to compare with.
-    sources
-        The folders it may be in, and who reads each.
-    fetch
-        Downloads it into a folder.
-    """
-
-    title: str
-    sizes: tuple[int, int]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    fingerprint: str | None
-    sources: Mapping[str, Callable[[Path], readers.Parts]] = field(default_factory=dict)
-    fetch: Callable[[Path], object] | None = None
-
-
-_DIGITS = tuple("0123456789")
-_ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
-
-DATASETS: dict[str, Dataset] = {
-    "digits": Dataset(
-        title="scikit-learn's digits",
-        sizes=(1437, 360),
-        classes=_DIGITS,
-        mean=(0.3049,),
-        std=(0.3758,),
-        fingerprint="351b834cfa0a579a",
-        sources={"datasets": readers.digits},
-    ),
-    "mnist": Dataset(
-        title="MNIST",
-        sizes=(60000, 10000),
-        classes=_DIGITS,
-        mean=(0.1307,),
-        std=(0.3081,),
-        fingerprint="fe45037cee07bcb7",
-        sources={"MNIST": readers.idx},
-        fetch=lambda place: datasets.MNIST(place, download=True),
-    ),
-    "fashion-mnist": Dataset(
-        title="Fashion-MNIST",
-        sizes=(60000, 10000),
-        classes=tuple(datasets.FashionMNIST.classes),
-        mean=(0.2860,),
-        std=(0.3530,),
-        fingerprint="1e5ad8062442a1ed",
-        sources={"FashionMNIST": readers.idx},
-        fetch=lambda place: datasets.FashionMNIST(place, download=True),
-    ),
-    "cifar10": Dataset(
-        title="CIFAR-10",
-        sizes=(50000, 10000),
-        classes=("airplane", "automobile", *_ANIMALS, "ship", "truck"),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        fingerprint="2130290afcdfba45",
-        sources={
-            "cifar-10-batches-py": readers.cifar10_batches,
-            "cifar10": cached(readers.cifar10_folder),
-        },
-        fetch=lambda place: datasets.CIFAR10(place, download=True),
-    ),
-    "ilsvrc12": Dataset(
-        title="ILSVRC12",
-        sizes=(1281167, 50000),
-        classes=(),  # named by the devkit that comes with it
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        fingerprint=None,
-        sources={"ilsvrc12": ilsvrc12.load},
-    ),
-}
 
 
 def load(
@@ -213,6 +123,11 @@ class Status:
     folder: Path | None
     detail: str
 
+    def __str__(self) -> str:
+        if self.state != "ok":
+            return f"{self.name}: {self.state}. {self.detail}"
+        return f"{self.name}: ok, {self.detail}, in {self.folder}"
+
 
 def status(name: str, root: Path | str | None = None) -> Status:
     """Look for a data set and check all of it.
@@ -231,7 +146,8 @@ def status(name: str, root: Path | str | None = None) -> Status:
         return Status(name, "damaged", folder, str(error))
     train = len(data.train) if data.train is not None else "no"
     shape = "x".join(map(str, data.test.shape))
-    detail = f"{train} training and {len(data.test)} test images, {shape}; {data.fingerprint}"
+    detail = f"{train} training and {len(data.test)} test images, {shape}"
+    detail += f", fingerprint {data.fingerprint}"
     return Status(name, "ok", folder, detail)
 
 
@@ -243,14 +159,15 @@ def _places(name: str, root: Path | str | None) -> list[Path]:
         return [Path(sklearn.__file__).parent]
     if root is not None:
         return [Path(root).expanduser()]
-    variable = os.environ.get("MCNN_DATA")
-    return [Path(variable).expanduser()] * bool(variable) + [cache_path()]
+    chosen = os.environ.get("MCNN_DATA")
+    return [Path(chosen).expanduser(), cache_path()] if chosen else [cache_path()]
 
 
 def _find(name: str, root: Path | str | None) -> Path | None:
     places = _places(name, root)
     folders = (place / source for place in places for source in DATASETS[name].sources)
-    return next((folder for folder in folders if folder.is_dir()), None)
+    # A download that failed leaves empty folders behind: those do not count.
+    return next((f for f in folders if any(x.is_file() for x in f.rglob("*"))), None)
 
 
 def _fetch(name: str, root: Path | str | None) -> Path:
@@ -272,9 +189,8 @@ def _fetch(name: str, root: Path | str | None) -> Path:
 
 
 def _remedy(name: str) -> str:
-    if name == "ilsvrc12":
-        return ilsvrc12.MISSING
-    return f"run `mcnn data {name} --download`, or set MCNN_DATA to the folder that has it"
+    by_command = f"run `mcnn data {name} --download`, or set MCNN_DATA to the folder that has it"
+    return DATASETS[name].remedy or by_command
 
 
 def _missing(name: str, root: Path | str | None) -> str:
@@ -283,9 +199,10 @@ def _missing(name: str, root: Path | str | None) -> str:
 
 
 def _damaged(name: str, folder: Path, cause: object) -> DataError:
+    known = DATASETS[name]
+    first = "remove that folder, then " if known.fetch else ""
     return DataError(
-        f"{DATASETS[name].title} in {folder} is damaged: {_one_line(cause)}; "
-        f"remove that folder, then {_remedy(name)}"
+        f"{known.title} in {folder} is damaged: {_one_line(cause)}; {first}{_remedy(name)}"
     )
 
 
@@ -303,7 +220,7 @@ def _read(name: str, folder: Path) -> Data:
             parts = known.sources[folder.name](folder)
             train, test = (Split(*pair, known.mean, known.std) for pair in parts)
             classes, mark = known.classes, readers.fingerprint(parts)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise _damaged(name, folder, error) from error
     for split, size, part in zip((train, test), known.sizes, ("training", "test"), strict=True):
         if split is not None and len(split) != size:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
+from torchvision.io import ImageReadMode, decode_image
 from tqdm import tqdm
 
 Pair = tuple[Tensor, Tensor]
@@ -73,7 +74,7 @@ def cifar10_batches(folder: Path) -> Parts:
 
 
 def cifar10_folder(folder: Path) -> Parts:
-    """Read an image folder ``{train,test}/<class>/*``: 60,000 images take some ten seconds."""
+    """Read an image folder ``{train,test}/<class>/*``: 60,000 images take some seconds."""
 
     def read(part: str) -> Pair:
         files = datasets.ImageFolder(folder / part)
@@ -83,12 +84,12 @@ def cifar10_folder(folder: Path) -> Parts:
         )
         for i, (path, _) in enumerate(samples):
             try:
-                pixels = np.array(files.loader(path))  # [32, 32, 3]
-            except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
-                raise ValueError(f"{path} is no readable image ({error})") from error
-            if pixels.shape != (32, 32, 3):
-                raise ValueError(f"{path} has shape {pixels.shape} instead of (32, 32, 3)")
-            images[i] = torch.from_numpy(pixels).movedim(-1, 0)
+                image = decode_image(path, ImageReadMode.RGB)  # [3, 32, 32]
+            except (OSError, RuntimeError) as error:
+                raise ValueError(f"{path} is truncated or no image") from error
+            if image.shape != (3, 32, 32):
+                raise ValueError(f"{path} has shape {tuple(image.shape)} instead of (3, 32, 32)")
+            images[i] = image
         return by_content(images, torch.tensor(files.targets))
 
     return read("train"), read("test")

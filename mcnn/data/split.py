@@ -34,6 +34,10 @@ class Split:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -133,11 +137,13 @@ def batch_indices(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     end = n - n % batch_size if drop_last else n
+    batches = (slice(i, min(i + batch_size, end)) for i in range(0, end, batch_size))
     if generator is None:
-        return (slice(i, min(i + batch_size, end)) for i in range(0, end, batch_size))
+        return batches
     if generator.device.type != "cpu":
         raise ValueError("generator must be a CPU generator: torch.Generator().manual_seed(seed)")
-    return iter(torch.randperm(n, generator=generator)[:end].to(device).split(batch_size))
+    order = torch.randperm(n, generator=generator).to(device)
+    return (order[batch] for batch in batches)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,280 @@
+r"""Max pooling as a tree of pairwise maxima, each of them a few ReLUs with skip links.
+
+Two decisions make it a drop-in for :class:`torch.nn.MaxPool2d`.
+
+**One axis after the other.**
+The maximum over a rectangle is the maximum over its rows of the maxima along them: a 3x3 window
+takes 2 + 2 pairwise maxima instead of 8.
+
+**No padding with minus infinity.**
+A form that computes :math:`x-y` would make NaN of it.
+A maximum does not mind to see an operand twice, so a tap that falls outside the image is moved to
+the nearest tap of the same window that does not.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mcnn.relu.check import check_floating, check_form
+from mcnn.relu.maxima import FORMS, exact_finite, join_ends, skip, split_ends
+
+Pair = int | tuple[int, int]
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+    form: str = "exact",
+) -> Tensor:
+    """Return the maxima of sliding windows, by ReLUs, sums and skip links.
+
+    Parameters
+    ----------
+    x
+        [channels, height, width] or [batch, channels, height, width], floating point.
+    kernel_size, stride, padding, dilation
+        One number for both axes, or (vertical, horizontal); the stride is by default the kernel
+        size, the padding at most half of it.
+    ceil_mode
+        Whether windows that stick out at the far end count, if they start inside.
+    form
+        Of a pairwise maximum: a key of :data:`mcnn.relu.FORMS`.
+
+    Returns
+    -------
+    Tensor
+        As :func:`torch.nn.functional.max_pool2d` returns it: shape, type, memory format, and with
+        ``"exact"`` the values, infinities and NaN included.
+
+    Raises
+    ------
+    TypeError
+        If ``x`` is not floating point.
+    ValueError
+        For a shape of other than 3 or 4 axes, a window that does not fit, sizes that are not
+        positive, more padding than half the kernel size, or an unknown form.
+
+    Notes
+    -----
+    Every level of the tree may cost ``"symmetric"`` and ``"skip"`` 2 ulp of the operand of larger
+    magnitude; a window of k x l has ceil(log2 k) + ceil(log2 l) levels.
+    Where a window has several largest values, the whole gradient goes to the first of them, as in
+    PyTorch; ``"symmetric"`` divides it.
+    Source: slide "Maximum pooling layers".
+
+    Examples
+    --------
+    >>> max_pool2d(torch.arange(16.0).view(1, 4, 4), 2)
+    tensor([[[ 5.,  7.],
+             [13., 15.]]])
+    """
+    check_floating(x=x)
+    check_form(form, FORMS)
+    if x.dim() not in (3, 4):
+        raise ValueError(f"x must have 3 or 4 axes, got shape {tuple(x.shape)}")
+    if 0 in x.shape[-3:]:
+        raise ValueError(f"x must not be empty but for the batch, got shape {tuple(x.shape)}")
+    sizes = [
+        _pair(kernel_size, "kernel_size", 1),
+        _pair(kernel_size if stride is None else stride, "stride", 1),
+        _pair(padding, "padding", 0),
+        _pair(dilation, "dilation", 1),
+    ]
+    height, width = (
+        _taps(size, *axis, ceil_mode)
+        for size, axis in zip(x.shape[-2:], zip(*sizes, strict=True), strict=True)
+    )
+
+    def pool(x: Tensor, larger: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return _reduce(_reduce(x, -1, width, larger), -2, height, larger)
+
+    if form == "exact":
+        finite, ends = split_ends(x)
+        pooled = join_ends(pool(finite, exact_finite), pool(ends, skip))
+    else:
+        pooled = pool(x, FORMS[form])
+    return _blank(_blank(pooled, -1, width), -2, height)
+
+
+def _pair(value: Pair, name: str, least: int) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in pair)
+    if len(pair) != 2 or not whole or min(pair) < least:
+        raise ValueError(f"{name} must be one or two integers, {least} or larger, got {value}")
+    return pair
+
+
+def _taps(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+) -> list[list[int | None]]:
+    """Return for each tap of a window where it falls for each output: [kernel][outputs].
+
+    A window without any tap inside has ``None``; only dilation makes such.
+    """
+    reach = dilation * (kernel - 1)
+    if padding > kernel // 2:
+        raise ValueError(
+            f"padding must be at most half of the kernel size, {kernel // 2}, got {padding}"
+        )
+    room = size + 2 * padding - reach - 1
+    outputs = room // stride + 1
+    if ceil_mode:
+        outputs = -(-room // stride) + 1
+        if (outputs - 1) * stride >= size + padding:  # the last window must start inside
+            outputs -= 1
+    if outputs < 1:
+        raise ValueError(
+            f"a window that reaches over {reach + 1} does not fit into {size} with padding "
+            f"{padding} on both sides; take a smaller kernel_size or dilation"
+        )
+    windows = []
+    for start in range(-padding, -padding + outputs * stride, stride):
+        window = range(start, start + reach + 1, dilation)
+        inside = [i for i in window if 0 <= i < size]
+        windows.append([min(max(i, inside[0]), inside[-1]) if inside else None for i in window])
+    return [list(tap) for tap in zip(*windows, strict=True)]
+
+
+def _reduce(
+    x: Tensor, axis: int, taps: list[list[int | None]], larger: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Take the maximum over the taps, in a tree that keeps their order."""
+    row = [_view(x, axis, tap) for tap in taps]
+    while len(row) > 1:
+        odd = row[len(row) // 2 * 2 :]
+        row = [larger(a, b) for a, b in zip(row[::2], row[1::2], strict=False)] + odd
+    return row[0]
+
+
+def _view(x: Tensor, axis: int, tap: list[int | None]) -> Tensor:
+    """Return the operands at one tap: a strided view where no tap had to be moved."""
+    places = [0 if i is None else i for i in tap]
+    step = max(1, places[1] - places[0]) if len(places) > 1 else 1
+    regular = range(places[0], places[0] + step * len(places), step)
+    if places == list(regular):
+        index = [slice(None)] * x.dim()
+        index[axis] = slice(regular.start, regular[-1] + 1, step)
+        return x[tuple(index)]
+    moved = x.index_select(axis, torch.tensor(places, device=x.device))
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return moved.contiguous(memory_format=torch.channels_last) if channels_last else moved
+
+
+def _blank(x: Tensor, axis: int, taps: list[list[int | None]]) -> Tensor:
+    """Put minus infinity where a window lies outside the image with all its taps."""
+    if None not in taps[0]:
+        return x
+    outside = torch.tensor([i is None for i in taps[0]], device=x.device)
+    return x.masked_fill(outside.unsqueeze(1) if axis == -2 else outside, -torch.inf)
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """Max pooling by ReLUs, sums and skip links, in place of :class:`torch.nn.MaxPool2d`.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in :func:`max_pool2d`.
+    return_indices
+        Must be false: sums know values, not places.
+    form
+        Of a pairwise maximum: a key of :data:`mcnn.relu.FORMS`.
+
+    Raises
+    ------
+    ValueError
+        If ``return_indices`` is true, or the form is unknown.
+
+    Notes
+    -----
+    Source: slide "Maximum pooling layers".
+
+    Examples
+    --------
+    >>> MaxPool2d(3, stride=2, padding=1)(torch.ones(1, 8, 5, 5)).shape
+    torch.Size([1, 8, 3, 3])
+    """
+
+    def __init__(
+        self,
+        kernel_size: Pair,
+        stride: Pair | None = None,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        form: str = "exact",
+    ) -> None:
+        if return_indices:
+            raise ValueError(
+                "return_indices is not supported: sums of ReLUs give the values of maxima, not "
+                "their places; keep nn.MaxPool2d where its indices are used"
+            )
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+        self.form = check_form(form, FORMS)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool [channels, height, width] or [batch, channels, height, width]."""
+        return max_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.form,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the arguments as they are printed."""
+        return f"{super().extra_repr()}, form={self.form!r}"
+
+
+def replace_maxpool(model: nn.Module, form: str = "exact") -> nn.Module:
+    """Return a copy of a model in which ReLUs do the max pooling.
+
+    Parameters
+    ----------
+    model
+        Any module with ``nn.MaxPool2d`` inside, or one itself; not changed.
+    form
+        Of a pairwise maximum: a key of :data:`mcnn.relu.FORMS`.
+
+    Raises
+    ------
+    ValueError
+        If there is no ``nn.MaxPool2d`` (calls of ``F.max_pool2d`` are not seen), one returns
+        indices, or the form is unknown.
+
+    Examples
+    --------
+    >>> replace_maxpool(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)))[1]
+    MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False, form='exact')
+    """
+    model = copy.deepcopy(model)
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.MaxPool2d)]
+    if not found:
+        raise ValueError(
+            "the model has no nn.MaxPool2d to replace; where it calls F.max_pool2d, "
+            "call mcnn.relu.max_pool2d instead"
+        )
+    new = {}
+    for name, old in found:
+        sizes = (old.kernel_size, old.stride, old.padding, old.dilation)
+        try:
+            new[old] = MaxPool2d(*sizes, old.return_indices, old.ceil_mode, form)
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from None
+        new[old].train(old.training)
+    places = list(model.named_modules(remove_duplicate=False))  # a layer may stand in several
+    for name, module in places:
+        if name and module in new:
+            model.set_submodule(name, new[module])
+    return new.get(model, model)

@@ -48,7 +48,7 @@ notebooks: $(READY)  ## execute chapters at `fast` and record their outputs in t
 lint: $(READY)  ## ruff and the notebook lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/python tests/notebook_lint.py notebooks/*.ipynb
+	@$(BIN)/python tests/notebook_lint.py $(wildcard notebooks/*.ipynb)
 
 test: lint book  ## everything: lint, book, unit tests, notebooks, the site in a browser
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup \

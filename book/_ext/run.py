@@ -127,6 +127,8 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
+        if cell.metadata.get("tags") == []:  # papermill leaves these
+            del cell.metadata["tags"]
         if cell.cell_type == "code":
             cell.outputs = _merge_streams(cell.outputs)
 

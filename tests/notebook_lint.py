@@ -1,0 +1,125 @@
+"""What must hold of a committed notebook, besides that its outputs come out again.
+
+`python tests/notebook_lint.py notebooks/*.ipynb` prints one line for each fault.
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+LONGEST_CELL = 30  # lines of code; what is longer belongs into the package
+DEFAULTS = {"profile": "fast", "device": "auto"}
+
+_HERE = re.escape(str(Path(__file__).resolve().parents[1]))
+_ABSOLUTE_PATH = re.compile(
+    rf"{_HERE}|(?<![\w.:/])(?:/(?:home|root|Users|tmp|usr|var|mnt|opt)/|[A-Z]:\\)\w"
+)
+_ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
+_PROGRESS = re.compile(r"\d(?:it/s|s/it)|Wall time:")
+_UNCHECKED = re.compile(r"nbval[-_](?:ignore|skip|raises)", re.IGNORECASE)
+
+
+def faults(path: Path) -> list[str]:
+    """Return a line for each fault of a notebook."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except (ValueError, nbformat.ValidationError) as error:
+        return [f"{path}: not a valid notebook: {str(error).splitlines()[0]}"]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    found = list(_of_notebook(notebook, code))
+    for number, cell in enumerate(code, 1):
+        found += [f"code cell {number} {fault}" for fault in _of_cell(cell, number)]
+    return [f"{path}: {line}" for line in found]
+
+
+def _of_notebook(notebook, code):
+    if not any(cell.outputs for cell in code):
+        yield "has no outputs: record them with `make notebooks`"
+    if "papermill" in notebook.metadata:
+        yield "carries papermill's metadata"
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        yield "is not for the kernel python3"
+    if "torch" in "".join(c.source for c in code) and not any(
+        "torch.set_num_threads(1)" in cell.source for cell in code
+    ):
+        yield "does not call torch.set_num_threads(1): its numbers may not repeat"
+    parameters = [cell for cell in code if "parameters" in _tags(cell)]
+    if len(parameters) != 1:
+        yield f"has {len(parameters)} cells tagged `parameters`, not one"
+    for cell in parameters:
+        values = _assignments(cell.source)
+        for name, default in DEFAULTS.items():
+            if values.get(name) != default:
+                yield f"does not default {name} to {default!r}"
+
+
+def _of_cell(cell, number):
+    if cell.execution_count is None:
+        yield "was not executed"
+    elif cell.execution_count != number:
+        yield f"was executed as number {cell.execution_count}: run the notebook from top to bottom"
+    if "injected-parameters" in _tags(cell):
+        yield "was injected by papermill"
+    if {"papermill", "execution"} & set(cell.metadata):
+        yield "carries timings in its metadata"
+    if any(_UNCHECKED.search(text) for text in (*_tags(cell), cell.source)):
+        yield "keeps its outputs from being compared"
+    lines = sum(1 for line in cell.source.splitlines() if line.strip() and line.strip()[0] != "#")
+    if lines > LONGEST_CELL:
+        yield f"has {lines} lines of code; move what it does into mcnn (at most {LONGEST_CELL})"
+    for output in cell.outputs:
+        yield from _of_output(output, cell)
+
+
+def _of_output(output, cell):
+    if output.output_type == "error":
+        yield f"stores an error: {output.ename}"
+        return
+    if output.output_type == "stream":
+        if output.name == "stderr":
+            yield "writes to stderr: " + output.text.strip().partition("\n")[0]
+        texts = [output.text]
+    else:
+        texts = [t for kind, t in output.data.items() if kind.startswith("text/")]
+        if any("widget" in kind for kind in output.data):
+            yield "puts out a widget, which needs a running kernel"
+        if "image/png" in output.data:
+            yield from _of_figure(cell.metadata.get("mystnb", {}))
+    for text in texts:
+        text = "".join(text)
+        if match := _ABSOLUTE_PATH.search(text):
+            yield f"puts out a path of this machine: {text[match.start() :].split()[0]}"
+        if _ADDRESS.search(text):
+            yield "puts out the address of an object, which is another one each time"
+        if _PROGRESS.search(text):
+            yield "puts out a timing"
+
+
+def _of_figure(options):
+    for key in ("name", "caption"):
+        if not options.get("figure", {}).get(key):
+            yield f"draws a figure without a {key} (metadata mystnb.figure.{key})"
+    if not options.get("image", {}).get("alt"):
+        yield "draws a figure without words for those who cannot see it (mystnb.image.alt)"
+
+
+def _tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def _assignments(source: str) -> dict[str, object]:
+    values = {}
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+            values |= {t.id: statement.value.value for t in statement.targets}
+    return values
+
+
+if __name__ == "__main__":
+    lines = [line for path in sys.argv[1:] for line in faults(Path(path))]
+    print("\n".join(lines), end="\n" if lines else "")
+    sys.exit(1 if lines else 0)

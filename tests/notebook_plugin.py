@@ -1,0 +1,53 @@
+"""Makes `pytest --nbval` hold a notebook to all of its outputs.
+
+By itself nbval ignores images, wants numbers to the last digit, and compares nothing in a cell that
+was committed without having been executed.
+"""
+
+import os
+from unittest import mock
+
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+from notebook_compare import difference
+
+
+class ComparedCell(IPyNbCell):
+    def runtest(self):
+        if self.cell.execution_count is None and self.cell.source.strip():
+            self.raise_cell_error("Committed without having been executed")
+        super().runtest()
+
+    def compare_outputs(self, test, ref, skip_compare=None):
+        found = difference(ref, test)
+        self.comparison_traceback = [found] if found else []
+        return found is None
+
+
+class ComparedFile(IPyNbFile):
+    def setup(self):
+        # What is committed was computed on a CPU with one thread.
+        with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"):
+            super().setup()
+
+    def collect(self):
+        for item in super().collect():
+            cell = {"cell_num": item.cell_num, "cell": item.cell, "options": item.options}
+            yield ComparedCell.from_parent(self, name=item.name, **cell)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path, parent):
+    collected = yield
+    return [
+        ComparedFile.from_parent(parent, path=file_path) if isinstance(file, IPyNbFile) else file
+        for file in collected
+    ]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep the cells of a notebook together when pytest-xdist hands out the work."""
+    for item in items:
+        if isinstance(item, ComparedCell):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))

@@ -1,0 +1,250 @@
+"""The checks of notebooks bite, and every chapter runs at `fast` with its parameters set."""
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nbformat
+import papermill
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from notebook_compare import difference, text_difference
+from notebook_lint import faults
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import run  # noqa: E402
+
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FIGURE = {"figure": {"name": "fig-x", "caption": "A line."}, "image": {"alt": "a line"}}
+CELLS = [
+    ("import matplotlib.pyplot as plt", {}),
+    ("profile = 'fast'\ndevice = 'auto'", {"tags": ["parameters"]}),
+    ("print(f'accuracy {2 / 3:.5f} of {10**6} weights')", {}),
+    ("plt.plot([0, 1, 4])\nplt.show()", {"mystnb": FIGURE}),
+    ("plt.plot([4, 1, 0])\nplt.show()", {"mystnb": FIGURE}),
+    ("{'mean': 0.1234}", {}),
+]
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory) -> nbformat.NotebookNode:
+    """Return a small notebook, executed and normalised as the chapters are."""
+    path = tmp_path_factory.mktemp("notebook") / "small.ipynb"
+    cells = [
+        new_code_cell(source, metadata=metadata, id=f"cell-{number}")
+        for number, (source, metadata) in enumerate(CELLS)
+    ]
+    nbformat.write(new_notebook(cells=cells), path)
+    papermill.execute_notebook(str(path), str(path), kernel_name="python3", progress_bar=False)
+    notebook = nbformat.read(path, as_version=4)
+    run.normalise(notebook)
+    return notebook
+
+
+def untouched(notebook):
+    pass
+
+
+def wrong_digit(notebook):
+    output = notebook.cells[2].outputs[0]
+    assert "0.66667" in output.text
+    output.text = output.text.replace("0.66667", "0.66657")
+
+
+def swapped_figure(notebook):
+    one, two = (cell.outputs[0].data for cell in notebook.cells[3:5])
+    one["image/png"], two["image/png"] = two["image/png"], one["image/png"]
+
+
+def cleared_outputs(notebook):
+    for cell in notebook.cells:
+        cell.outputs, cell.execution_count = [], None
+
+
+def cleared_output_of_one_cell(notebook):
+    notebook.cells[5].outputs = []
+
+
+def raising_cell(notebook):
+    notebook.cells[2].source += "\nraise RuntimeError('planted')"
+
+
+# What is planted, and the cells that must fail for it.
+PLANTS = {
+    untouched: set(),
+    wrong_digit: {2},
+    swapped_figure: {3, 4},
+    cleared_outputs: {0, 1, 2, 3, 4, 5},
+    cleared_output_of_one_cell: {5},
+    raising_cell: {2},
+}
+
+
+@pytest.fixture(scope="session")
+def failures(executed, tmp_path_factory) -> dict[str, set[int]]:
+    """Run `pytest --nbval` over a copy for each plant; return the cells that failed."""
+    folder = tmp_path_factory.mktemp("planted")
+    for plant in PLANTS:
+        notebook = copy.deepcopy(executed)
+        plant(notebook)
+        nbformat.write(notebook, folder / f"{plant.__name__}.ipynb")
+    report = folder / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-p", "notebook_plugin", "-p", "no:cacheprovider"]
+    options = ["--nbval", "--nbval-current-env", f"--junitxml={report}", "--rootdir=.", "."]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    ran = subprocess.run([*command, *options], cwd=folder, env=env, capture_output=True, text=True)
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    assert len(cases) == len(CELLS) * len(PLANTS), ran.stdout + ran.stderr
+    failed = {plant.__name__: set() for plant in PLANTS}
+    for case in cases:
+        if case.findall("failure") + case.findall("error"):
+            stem = case.get("classname").removesuffix(".ipynb")
+            failed[stem].add(int(case.get("name").removeprefix("Cell ")))
+    return failed
+
+
+@pytest.mark.xdist_group("planted")
+@pytest.mark.parametrize("plant", PLANTS)
+def test_nbval_catches(failures, plant):
+    assert failures[plant.__name__] == PLANTS[plant]
+
+
+def injected(notebook):
+    notebook.cells[2].metadata.tags = ["injected-parameters"]
+
+
+def stored_error(notebook):
+    notebook.cells[2].outputs = [
+        nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+    ]
+
+
+def out_of_order(notebook):
+    notebook.cells[1].execution_count = 7
+
+
+def no_parameters(notebook):
+    del notebook.cells[1].metadata["tags"]
+
+
+def full_by_default(notebook):
+    notebook.cells[1].source = "profile = 'full'\ndevice = 'auto'"
+
+
+def papermill_metadata(notebook):
+    notebook.cells[0].metadata["papermill"] = {"duration": 1.0}
+
+
+def absolute_path(notebook):
+    notebook.cells[2].outputs[0].text = "saved in /home/somebody/file\n"
+
+
+def long_cell(notebook):
+    notebook.cells[0].source += "\nx = 1" * 40
+
+
+def not_compared(notebook):
+    notebook.cells[2].source = "# NBVAL_IGNORE_OUTPUT\n" + notebook.cells[2].source
+
+
+def no_caption(notebook):
+    del notebook.cells[3].metadata["mystnb"]
+
+
+@pytest.mark.xdist_group("planted")
+@pytest.mark.parametrize(
+    ("plant", "complaint"),
+    [
+        (cleared_outputs, "has no outputs"),
+        (injected, "was injected"),
+        (stored_error, "stores an error"),
+        (out_of_order, "was executed as number 7"),
+        (no_parameters, "tagged `parameters`"),
+        (full_by_default, "does not default profile"),
+        (papermill_metadata, "carries timings"),
+        (absolute_path, "path of this machine"),
+        (long_cell, "lines of code"),
+        (not_compared, "from being compared"),
+        (no_caption, "without a caption"),
+    ],
+)
+def test_lint_catches(executed, tmp_path, plant, complaint):
+    path = tmp_path / "planted.ipynb"
+    nbformat.write(executed, path)
+    assert faults(path) == []
+    notebook = copy.deepcopy(executed)
+    plant(notebook)
+    nbformat.write(notebook, path)
+    assert any(complaint in line for line in faults(path))
+
+
+@pytest.mark.parametrize(
+    ("stored", "new", "same"),
+    [
+        ("loss 0.1234567891", "loss 0.1234567899", True),
+        ("loss 0.123456", "loss 0.123457", False),
+        ("12345678 weights", "12345679 weights", False),
+        ("1.5e-3", "0.0015", True),
+        ("a  1", "a 1", True),
+        ("a 1", "b 1", False),
+        ("1 nan", "1 0.5", False),
+        ("-1.0", "1.0", False),
+        ("x", "x 1", False),
+    ],
+)
+def test_numbers_are_compared_by_value(stored, new, same):
+    assert (text_difference(stored, new) is None) == same
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_each_stored_number_and_figure_of_a_chapter_is_held(path):
+    """Change the first number of every output, and swap every figure: each change must show."""
+    figures, texts = [], 0
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            assert difference([output], [copy.deepcopy(output)]) is None
+            for kind, text in output.get("data", {"text": output.get("text", "")}).items():
+                if kind == "image/png":
+                    figures.append(output)
+                elif found := re.search(r"\d", text):
+                    texts += 1
+                    changed = copy.deepcopy(output)
+                    digit = str((int(found[0]) + 1) % 10)
+                    new = text[: found.start()] + digit + text[found.end() :]
+                    changed.get("data", changed)[kind] = new
+                    assert difference([output], [changed]), f"{text!r} against {new!r}"
+    assert texts, "no output has a number in it"
+    for one, two in pairwise(figures):
+        assert difference([one], [two])
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_chapter_runs_with_parameters(path, tmp_path):
+    parameters = {"profile": "fast", "device": "cpu"}
+    run.check_parameters(path.stem, parameters)
+    run.execute(path.stem, tmp_path / path.name, parameters)
+    cells = nbformat.read(tmp_path / path.name, as_version=4).cells
+    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["no-such-chapter"], "no chapter no-such-chapter"),
+        (["--profile", "quick"], "invalid choice: 'quick'"),
+        (["--record", "--profile", "full"], "--record takes no parameters"),
+        (["--device", "gpu"], "invalid choice: 'gpu'"),
+        *((["-p", "porfile", "full", p.stem], "no parameter porfile") for p in CHAPTERS),
+    ],
+)
+def test_a_wrong_call_is_one_line(arguments, complaint, capsys):
+    assert run.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert message.count("\n") == 1

@@ -1,0 +1,77 @@
+"""Where an integral is sampled, and what each sample counts.
+
+Monte Carlo and quasi-Monte Carlo points all count the same.
+A Gauss-Legendre rule, the classical competitor, places few points and weighs each of them; in d
+dimensions it needs a full grid of them, which is why it does not go far there.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcnn.sampling import METHODS, as_seed, points
+
+RULES = (*METHODS, "gauss")
+
+
+def nodes(
+    n: int,
+    d: int,
+    method: str = "jittered",
+    seed: int | torch.Generator = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """Return the points and weights of a rule for integrals over the unit cube.
+
+    Parameters
+    ----------
+    n
+        Number of points; ``jittered`` and ``gauss`` need an exact d-th power.
+    d
+        Dimension.
+    method
+        One of :data:`RULES`: a point set of :func:`mcnn.sampling.points`, or ``"gauss"``, the
+        tensor product of Gauss-Legendre rules.
+    seed
+        Randomises the points; ``"gauss"`` and ``"sobol-plain"`` do not use it.
+    device, dtype
+        Of the results.
+
+    Returns
+    -------
+    points : Tensor
+        [n, d] in [0, 1).
+    weights : Tensor
+        [n], positive, with sum one.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, or a number of points that the method does not have.
+
+    Examples
+    --------
+    >>> x, w = nodes(2, 1, "gauss", dtype=torch.float64)
+    >>> round(float((w * x[:, 0] ** 3).sum()), 12)  # exact up to degree 3
+    0.25
+    """
+    if method not in RULES:
+        raise ValueError(f"no method {method!r}; there are: {', '.join(RULES)}")
+    if method != "gauss":
+        x = points(n, d, method, seed, device, dtype)
+        return x, torch.full((n,), 1 / n, device=device, dtype=dtype)
+    as_seed(seed)
+    if n < 1 or d < 1:
+        raise ValueError(f"n and d must be at least 1, got {n} and {d}")
+    side = round(n ** (1 / d))
+    if side**d != n:
+        raise ValueError(
+            f"a Gauss rule fills a grid: n must be a power m**{d}, got {n}; "
+            f"nearest: {side**d} or {(side + 1) ** d}"
+        )
+    x, w = np.polynomial.legendre.leggauss(side)  # on [-1, 1], weights with sum 2
+    x, w = torch.from_numpy((x + 1) / 2), torch.from_numpy(w / 2)
+    grid = torch.stack(torch.meshgrid(*[x] * d, indexing="ij"), -1).view(n, d)
+    weight = torch.stack(torch.meshgrid(*[w] * d, indexing="ij"), -1).view(n, d).prod(-1)
+    return grid.to(device, dtype), weight.to(device, dtype)

@@ -29,7 +29,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models
 
 from mcnn.errors import DataError, UsageError
 
@@ -196,6 +195,8 @@ def alexnet(weights: str | None = None, classes: int = 1000, dropout: float = 0.
     ValueError
         For unknown weights, or a number of classes that they do not have.
     """
+    from torchvision import models  # takes seconds, and no other network needs it
+
     try:
         return models.alexnet(weights=weights, num_classes=classes, dropout=dropout)
     except (OSError, RuntimeError) as error:

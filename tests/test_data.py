@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
-from torchvision import datasets as torchvision_datasets
 from torchvision.transforms import functional as TF
 
 import mcnn.data
@@ -79,7 +79,7 @@ def write_batches(place: Path, parts, monkeypatch) -> None:
         content = {"data": images.flatten(1).numpy(), "labels": labels.tolist()}
         (folder / name).write_bytes(pickle.dumps(content))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(CLASSES)}))
-    cifar10 = torchvision_datasets.CIFAR10
+    cifar10 = torchvision.datasets.CIFAR10
     monkeypatch.setattr(cifar10, "train_list", [(names[0], None)])
     monkeypatch.setattr(cifar10, "test_list", [(names[1], None)])
     monkeypatch.setattr(cifar10, "meta", cifar10.meta | {"md5": None})
@@ -310,8 +310,10 @@ def test_images_are_decoded_once_and_again_when_the_cache_or_the_source_changes(
 ):
     folder, parts = cifar10
     decoded = []
-    original = readers.decode_image
-    monkeypatch.setattr(readers, "decode_image", lambda *a: decoded.append(a) or original(*a))
+    original = torchvision.io.decode_image
+    monkeypatch.setattr(
+        torchvision.io, "decode_image", lambda *a: decoded.append(a) or original(*a)
+    )
     n = sum(CIFAR[0])
 
     def load():

@@ -25,12 +25,12 @@ References
 .. [5] O. Russakovsky et al.: ImageNet large scale visual recognition challenge. IJCV 2015.
 """
 
+import importlib.util
 import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-import sklearn
 import torch
 
 from mcnn.data import ilsvrc12, readers
@@ -156,7 +156,7 @@ def _places(name: str, root: Path | str | None) -> list[Path]:
     if name not in DATASETS:
         raise UsageError(f"no data set {name!r}; there are: {', '.join(DATASETS)}")
     if name == "digits":
-        return [Path(sklearn.__file__).parent]
+        return [Path(importlib.util.find_spec("sklearn").origin).parent]
     if root is not None:
         return [Path(root).expanduser()]
     chosen = os.environ.get("MCNN_DATA")

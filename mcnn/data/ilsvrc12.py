@@ -9,14 +9,16 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchvision import datasets
-from torchvision.models import AlexNet_Weights
 
 from mcnn.data.split import batch_indices, check_scale
 from mcnn.errors import DataError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 MISSING = (
     "obtain ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar (to train, "
@@ -37,9 +39,11 @@ def load(folder: Path) -> tuple["PhotoSplit | None", "PhotoSplit", tuple[str, ..
     classes
         A name for each class.
     """
-    test = datasets.ImageNet(folder, split="val")
+    from torchvision.datasets import ImageNet
+
+    test = ImageNet(folder, split="val")
     has_train = any((folder / x).exists() for x in ("train", "ILSVRC2012_img_train.tar"))
-    train = PhotoSplit(datasets.ImageNet(folder, split="train")) if has_train else None
+    train = PhotoSplit(ImageNet(folder, split="train")) if has_train else None
     return train, PhotoSplit(test), tuple(names[0] for names in test.classes)
 
 
@@ -66,7 +70,7 @@ class PhotoSplit:
 
     shape = (3, 224, 224)
 
-    def __init__(self, photos: datasets.ImageFolder, device: torch.device | str = "cpu") -> None:
+    def __init__(self, photos: "ImageFolder", device: torch.device | str = "cpu") -> None:
         self.photos = photos
         self.labels = torch.tensor(photos.targets, device=device)  # [n]
 
@@ -92,6 +96,8 @@ class PhotoSplit:
         DataError
             For a file that is no readable image.
         """
+        from torchvision.models import AlexNet_Weights
+
         check_scale(scale)
         transforms = AlexNet_Weights.IMAGENET1K_V1.transforms
         # Each scale is the pretrained weights' own crop, with their normalisation or without.

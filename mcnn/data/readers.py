@@ -2,6 +2,7 @@
 
 Each reader takes the folder that holds the files and returns the training and the test part as
 pairs of images, uint8 [n, c, h, w], and labels, int64 [n].
+torchvision and scikit-learn take seconds to import, so they are imported where they are used.
 What damaged files make them raise, :func:`mcnn.data.load` turns into one clear line.
 
 CIFAR-10 exists as the original batches and as an image folder, and a folder has no order of its
@@ -18,9 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets
-from torchvision.datasets.mnist import read_image_file, read_label_file
-from torchvision.io import ImageReadMode, decode_image
 from tqdm import tqdm
 
 Pair = tuple[Tensor, Tensor]
@@ -29,6 +27,7 @@ Parts = tuple[Pair, Pair]
 
 def idx(folder: Path) -> Parts:
     """Read the four idx files of MNIST or Fashion-MNIST from ``<folder>/raw``."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
 
     def read(part: str, content: str, reader: Callable[[str], Tensor]) -> Tensor:
         file = folder / "raw" / f"{part}-{content}-ubyte"
@@ -64,9 +63,10 @@ def digits(folder: Path) -> Parts:
 
 def cifar10_batches(folder: Path) -> Parts:
     """Read the original ``cifar-10-batches-py``; torchvision checks the files' MD5."""
+    from torchvision.datasets import CIFAR10
 
     def read(train: bool) -> Pair:
-        part = datasets.CIFAR10(folder.parent, train=train)
+        part = CIFAR10(folder.parent, train=train)
         images = torch.from_numpy(part.data).movedim(-1, 1).contiguous()  # [n, 3, 32, 32]
         return by_content(images, torch.tensor(part.targets))
 
@@ -75,9 +75,11 @@ def cifar10_batches(folder: Path) -> Parts:
 
 def cifar10_folder(folder: Path) -> Parts:
     """Read an image folder ``{train,test}/<class>/*``: 60,000 images take some seconds."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.io import ImageReadMode, decode_image
 
     def read(part: str) -> Pair:
-        files = datasets.ImageFolder(folder / part)
+        files = ImageFolder(folder / part)
         images = torch.empty(len(files), 3, 32, 32, dtype=torch.uint8)
         samples = tqdm(
             files.samples, desc=f"decode {folder.name}/{part}", disable=None, leave=False

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchvision import datasets
-
 from mcnn.data import ilsvrc12, readers
 from mcnn.data.cache import cached
 
@@ -51,7 +49,20 @@ class Dataset:
     remedy: str = ""
 
 
+def _by_torchvision(name: str) -> Callable[[Path], object]:
+    def fetch(place: Path) -> object:
+        from torchvision import datasets
+
+        return getattr(datasets, name)(place, download=True)
+
+    return fetch
+
+
 _DIGITS = tuple("0123456789")
+_CLOTHES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 _ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 
 DATASETS: dict[str, Dataset] = {
@@ -73,17 +84,17 @@ DATASETS: dict[str, Dataset] = {
         std=(0.3081,),
         fingerprint="fe45037cee07bcb7",
         sources={"MNIST": readers.idx},
-        fetch=lambda place: datasets.MNIST(place, download=True),
+        fetch=_by_torchvision("MNIST"),
     ),
     "fashion-mnist": Dataset(
         title="Fashion-MNIST",
         sizes=(60000, 10000),
-        classes=tuple(datasets.FashionMNIST.classes),
+        classes=_CLOTHES,
         mean=(0.2860,),
         std=(0.3530,),
         fingerprint="1e5ad8062442a1ed",
         sources={"FashionMNIST": readers.idx},
-        fetch=lambda place: datasets.FashionMNIST(place, download=True),
+        fetch=_by_torchvision("FashionMNIST"),
     ),
     "cifar10": Dataset(
         title="CIFAR-10",
@@ -96,7 +107,7 @@ DATASETS: dict[str, Dataset] = {
             "cifar-10-batches-py": readers.cifar10_batches,
             "cifar10": cached(readers.cifar10_folder),
         },
-        fetch=lambda place: datasets.CIFAR10(place, download=True),
+        fetch=_by_torchvision("CIFAR10"),
     ),
     "ilsvrc12": Dataset(
         title="ILSVRC12",

@@ -151,7 +151,7 @@ def fit(
     Raises
     ------
     ValueError
-        For an unknown name, fewer than one epoch, or a number out of range.
+        For an unknown name, a number out of range, or no images to train on.
     DivergenceError
         If the loss becomes infinite or NaN.
     """
@@ -161,12 +161,16 @@ def fit(
         if value not in tables[parameter]:
             names = ", ".join(tables[parameter])
             raise ValueError(f"no {parameter} {value!r}; there are: {names}")
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    for parameter, value in {"epochs": epochs, "batch_size": batch_size}.items():
+        if value < 1:
+            raise ValueError(f"{parameter} must be at least 1, got {value}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
     if not 0 <= l1 < math.inf:
         raise ValueError(f"l1 must be finite and not negative, got {l1}")
+
+    if data.train is None or len(data.train) == 0:
+        raise ValueError(f"data.train of {data.name} is empty: there is nothing to train on")
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     weights = [p for p in parameters if p.ndim > 1]
@@ -220,7 +224,8 @@ def fit(
 def _add_l1_gradient(weights: list[Tensor], factor: float) -> None:
     with torch.no_grad():
         for w in weights:
-            w.grad.add_(w.sign(), alpha=factor)
+            if w.grad is not None:
+                w.grad.add_(w.sign(), alpha=factor)
 
 
 @contextmanager

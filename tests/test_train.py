@@ -1,0 +1,279 @@
+"""The training loop: against a loop written out, against theory, and its randomness."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from mcnn import nets, train
+from mcnn.data import Data, Split, load
+
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def few(data: Data, n: int) -> Data:
+    """The first images of a data set."""
+    train, test = (
+        Split(s.images[:n], s.labels[:n], s.mean, s.std) for s in (data.train, data.test)
+    )
+    return Data(data.name, train, test, data.classes, data.mean, data.std, "")
+
+
+def net(seed=0, widths=(64, 32, 10)):
+    return nets.build("mlp", seed=seed, widths=widths)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten().cpu() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_it_learns(digits, device):
+    model = net().to(device)
+    data = digits.to(device)
+    rows = train.fit(model, data, epochs=15, evaluate_each=True)
+    assert [row["epoch"] for row in rows] == list(range(1, 16))
+    assert rows[-1]["test_accuracy"] > 0.93
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    accuracy, loss = train.evaluate(model, data.test)
+    assert (rows[-1]["test_accuracy"], rows[-1]["test_loss"]) == (accuracy, loss)
+
+
+def test_steps_are_momentum_weight_decay_and_cosine_written_out(digits):
+    data, epochs, size, lr, mu, decay, l1 = few(digits, 50), 3, 16, 0.1, 0.8, 0.01, 0.003
+    model, other = net(), net()
+    rows = train.fit(
+        model,
+        data,
+        epochs=epochs,
+        batch_size=size,
+        lr=lr,
+        momentum=mu,
+        weight_decay=decay,
+        l1=l1,
+        scale="standard",
+        seed=4,
+    )
+    generator = torch.Generator().manual_seed(4)
+    parameters = list(other.parameters())
+    velocity = [torch.zeros_like(p) for p in parameters]
+    x, y = data.train.inputs(scale="standard"), data.train.labels
+    total, step = epochs * math.ceil(50 / size), 0
+    for epoch in range(epochs):
+        losses, right = 0.0, 0
+        for index in torch.randperm(50, generator=generator).split(size):
+            logits = other(x[index])
+            loss = F.cross_entropy(logits, y[index])
+            penalty = sum(p.abs().sum() for p in parameters if p.ndim == 2)
+            gradients = torch.autograd.grad(loss + l1 * penalty, parameters)
+            rate = lr * (1 + math.cos(math.pi * step / total)) / 2
+            with torch.no_grad():
+                for p, g, v in zip(parameters, gradients, velocity, strict=True):
+                    v.mul_(mu).add_(g + decay * p)
+                    p.sub_(rate * v)
+            losses += loss.item() * len(index)
+            right += int((logits.argmax(1) == y[index]).sum())
+            step += 1
+        assert rows[epoch]["loss"] == pytest.approx(losses / 50, rel=1e-5)
+        assert rows[epoch]["train_accuracy"] == right / 50
+    torch.testing.assert_close(weights(model), weights(other))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.4] * 8),
+        ("cosine", [0.2 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]),
+    ],
+)
+def test_learning_rate_of_every_step(schedule, rates):
+    descent = train.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.9, 0.0)
+    rate = train.SCHEDULES[schedule](descent, 0.4, 8)
+    seen = []
+    for _ in rates:
+        seen.append(descent.param_groups[0]["lr"])
+        descent.step()
+        rate.step()
+    assert seen == pytest.approx(rates)
+
+
+def test_onecycle_rises_to_lr_and_leaves_the_momentum_alone():
+    descent = train.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.7, 0.0)
+    rate = train.SCHEDULES["onecycle"](descent, 0.4, 100)
+    seen = []
+    for _ in range(100):
+        seen.append(descent.param_groups[0]["lr"])
+        assert descent.param_groups[0]["momentum"] == 0.7
+        descent.step()
+        rate.step()
+    assert max(seen) == pytest.approx(0.4)
+    assert 20 <= seen.index(max(seen)) <= 40
+    assert seen[0] < 0.02
+    assert seen[-1] < 0.001
+
+
+def test_adam_uses_momentum_and_decay():
+    (group,) = train.OPTIMIZERS["adam"]([nn.Parameter(torch.zeros(1))], 0.1, 0.8, 0.3).param_groups
+    assert group["betas"][0] == 0.8
+    assert group["weight_decay"] == 0.3
+
+
+def test_l1_penalises_weights_and_not_biases(digits):
+    plain, sparse = net(), net()
+    train.fit(plain, digits, epochs=4)
+    train.fit(sparse, digits, epochs=4, l1=1e-3)
+    assert sparse[1].weight.abs().sum() < 0.95 * plain[1].weight.abs().sum()
+    # Alone, the penalty moves weights towards zero by lr·l1 a step, and a bias not at all.
+    still, before = net(), net()
+    nothing = few(digits, 16)
+    for p in (*still[3].parameters(), *before[3].parameters()):
+        nn.init.zeros_(p)  # no gradient reaches the first layer in the first step
+    train.fit(still, nothing, epochs=1, batch_size=16, schedule="constant", momentum=0.0, l1=1e-3)
+    w = before[1].weight
+    torch.testing.assert_close(still[1].weight, w - 0.05 * 1e-3 * w.sign())
+    assert torch.equal(still[1].bias, before[1].bias)
+
+
+# --- randomness ----------------------------------------------------------------------------------
+
+
+def noisy():
+    with_dropout = net()
+    with_dropout.insert(2, nn.Dropout(0.5))
+    return with_dropout
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_seed_one_result(digits, device):
+    data = few(digits, 200).to(device)
+    results = []
+    for seed in (1, 1, 2):
+        torch.rand(5)  # what others draw must not matter
+        state = torch.get_rng_state()
+        model = noisy().to(device)
+        rows = train.fit(model, data, epochs=2, seed=seed, augment="crop-flip")
+        assert torch.equal(state, torch.get_rng_state())
+        results.append((rows, weights(model)))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+    assert not torch.equal(results[0][1], results[2][1])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    b=st.integers(1, 6), c=st.sampled_from([1, 3]), pad=st.integers(0, 3), seed=st.integers(0, 99)
+)
+def test_crop_flip_gives_a_window_of_the_padded_image_or_its_mirror(b, c, pad, seed):
+    x = 1 + torch.arange(b * c * 5 * 6).float().view(b, c, 5, 6)  # all different, none zero
+    out = train.crop_flip(x, torch.Generator().manual_seed(seed), pad)
+    assert out.shape == x.shape
+    padded = F.pad(x, (pad,) * 4)
+    for before, after in zip(padded, out, strict=True):
+        windows = [
+            before[:, i : i + 5, j : j + 6] for i in range(2 * pad + 1) for j in range(2 * pad + 1)
+        ]
+        assert any(torch.equal(after, w) or torch.equal(after, w.flip(2)) for w in windows)
+
+
+def test_crop_flip_uses_every_shift_and_mirrors_half():
+    x = torch.zeros(4000, 1, 9, 9)
+    x[:, 0, 4, 4] = 1
+    x[:, 0, 4, 3] = 2  # left of the centre, unless mirrored
+    out = train.crop_flip(x, torch.Generator().manual_seed(0))
+    centre = (out == 1).flatten(1).float().argmax(1)  # where the centre went
+    counts = centre.bincount(minlength=81).double()
+    # Chi-squared with 80 degrees of freedom: mean 80, standard deviation 12.6.
+    assert float(((counts - 4000 / 81) ** 2 / (4000 / 81)).sum()) < 80 + 4 * 12.6
+    inside = (out == 2).flatten(1).any(1)
+    left = (out == 2).flatten(1).float().argmax(1) == centre - 1
+    mirrored = (inside & ~left).sum() / inside.sum()
+    assert float(mirrored) == pytest.approx(0.5, abs=4 * 0.5 / 4000**0.5 * 1.1)
+
+
+# --- evaluation, callbacks, errors ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_evaluate_counts_and_puts_the_mode_back(digits, device):
+    split = digits.test.to(device)
+    model = noisy().to(device)
+    assert model.training
+    result = train.evaluate(model, split, batch_size=77)
+    assert model.training
+    model.eval()
+    logits = model(split.inputs()).detach()
+    assert result.accuracy == int((logits.argmax(1) == split.labels).sum()) / len(split)
+    assert result.loss == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-5)
+    assert train.evaluate(model, split, top=10).accuracy == 1
+    assert not model.training
+    third = logits.argsort(1, descending=True)[:, :3]
+    wanted = (third == split.labels.unsqueeze(1)).any(1).double().mean()
+    assert train.evaluate(model, split, top=3).accuracy == pytest.approx(float(wanted))
+
+
+def test_callbacks_see_every_step_and_epoch(digits):
+    steps, epochs = [], []
+    model = net()
+    rows = train.fit(
+        model,
+        few(digits, 50),
+        epochs=2,
+        batch_size=20,
+        on_step=lambda m, step: steps.append((m is model, step)),
+        on_epoch=lambda m, row: epochs.append((m is model, row)),
+    )
+    assert steps == [(True, i) for i in range(6)]
+    assert epochs == [(True, row) for row in rows]
+
+
+def test_divergence_names_the_rate_and_the_epoch(digits):
+    with pytest.raises(train.DivergenceError, match=r"epoch 1 with lr=1e\+30"):
+        train.fit(net(), digits, epochs=2, lr=1e30)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": math.nan}, "lr must be positive"),
+        ({"l1": -1.0}, "l1 must be"),
+        ({"optimizer": "sdg"}, "no optimizer 'sdg'; there are: sgd, adam"),
+        ({"schedule": "step"}, "no schedule 'step'; there are: constant, cosine, onecycle"),
+        ({"augment": "flip"}, "no augment 'flip'; there are: crop-flip"),
+        ({"scale": "raw"}, "no scale 'raw'"),
+    ],
+)
+def test_bad_requests_are_named_and_change_nothing(digits, option, message):
+    model = net()
+    before = weights(model)
+    with pytest.raises(ValueError, match=message):
+        train.fit(model, digits, **({"epochs": 1} | option))
+    assert torch.equal(weights(model), before)
+
+
+def test_empty_sets_are_refused(digits):
+    with pytest.raises(ValueError, match="empty"):
+        train.fit(net(), few(digits, 0), epochs=1)
+    with pytest.raises(ValueError, match="empty"):
+        train.evaluate(net(), few(digits, 0).test)
+    with pytest.raises(ValueError, match="top must be at least 1"):
+        train.evaluate(net(), digits.test, top=0)

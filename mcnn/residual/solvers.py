@@ -1,0 +1,155 @@
+"""Solvers of a' = f(t, a): Runge-Kutta methods from torchdiffeq, and the leapfrog.
+
+========================================  =====================================================
+``euler`` ``midpoint`` ``heun2``          explicit Runge-Kutta methods with a fixed step,
+``heun3`` ``rk4``                         of order 1, 2, 2, 3, 4
+``bosh3`` ``dopri5`` ``dopri8``           adaptive: the step follows an estimate of the error
+``verlet``                                leapfrog (Stoermer-Verlet), order 2, for states of two
+                                          halves; keeps volume and can be run backwards
+========================================  =====================================================
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchdiffeq import odeint, odeint_adjoint
+
+from mcnn.residual.fields import Separable
+
+ORDERS = {
+    "euler": 1,
+    "midpoint": 2,
+    "heun2": 2,
+    "heun3": 3,
+    "rk4": 4,
+    "bosh3": 3,
+    "dopri5": 5,
+    "dopri8": 8,
+    "verlet": 2,
+}
+ADAPTIVE = ("bosh3", "dopri5", "dopri8")
+SOLVERS = tuple(ORDERS)
+
+_MAX_STEPS = 100_000  # of an adaptive solver, which would else go on for ever where f is stiff
+
+
+def solve(
+    field: nn.Module,
+    a: Tensor,
+    solver: str,
+    steps: int,
+    span: int,
+    scale: float,
+    *,
+    reverse: bool = False,
+    dense: bool = False,
+    tolerance: float = 1e-6,
+    adjoint: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Follow a state through all layers.
+
+    Parameters
+    ----------
+    field
+        ``(s, a) -> derivative``, time s in layers.
+    a
+        [..., width] state at the start (at the end, in reverse).
+    solver, steps
+        One of :data:`SOLVERS`; an adaptive one begins with that step and goes on by itself.
+    span
+        Number of layers.
+    scale
+        Duration of a layer: the derivative with respect to s is ``scale * field(s, a)``.
+    reverse
+        Go from the end to the start.
+    dense
+        Return the state after each step, not only the last one.
+    tolerance
+        Relative and absolute error that an adaptive solver allows itself, per step.
+    adjoint
+        Parameters of the field, if their gradient is to come from the adjoint equation.
+
+    Returns
+    -------
+    Tensor
+        [..., width], or [steps + 1, ..., width] if ``dense``.
+
+    Raises
+    ------
+    ArithmeticError
+        If an adaptive solver gets stuck.
+    """
+    if solver == "verlet":
+        return _verlet(field, a, steps, span, scale, reverse, dense)
+
+    def derivative(s: Tensor, a: Tensor) -> Tensor:
+        return scale * field(float(s.detach()), a)
+
+    ends = (span, 0) if reverse else (0, span)
+    s = torch.tensor(ends, dtype=a.dtype, device=a.device)
+    if dense:
+        s = _grid(s, steps)
+    call, extra = odeint, {}
+    if adjoint is not None:
+        call, extra = odeint_adjoint, {"adjoint_params": tuple(adjoint)}
+    if solver in ADAPTIVE:
+        borders = torch.arange(1, span, dtype=s.dtype, device=s.device)
+        # Steps end at the borders of layers, where the derivative may jump, and at the end,
+        # beyond which there are no weights.
+        options = {"jump_t": borders, "step_t": s[-1:], "max_num_steps": _MAX_STEPS}
+        # Without a first step one is computed from the state, and the gradient would follow.
+        options["first_step"] = span / steps
+    else:
+        # perturb: the ends of a step are looked up inside it, on their own side of a jump.
+        options = {"grid_constructor": lambda func, a, s: _grid(s, steps), "perturb": True}
+    try:
+        states = call(
+            derivative,
+            a,
+            s,
+            method=solver,
+            options=options,
+            rtol=tolerance,
+            atol=tolerance,
+            **extra,
+        )
+    except AssertionError as error:  # how torchdiffeq reports that it got stuck
+        raise ArithmeticError(
+            f"{solver} got stuck ({str(error).splitlines()[0][:80]}): the right-hand side grows "
+            "too fast; take a solver with a fixed step, a shorter horizon or a larger tolerance"
+        ) from None
+    return states if dense else states[-1]
+
+
+def _grid(s: Tensor, steps: int) -> Tensor:
+    """Divide the time from s[0] to s[-1]; multiplied first, so that whole numbers are exact."""
+    k = torch.arange(steps + 1, dtype=s.dtype, device=s.device)
+    return s[0] + (s[-1] - s[0]) * k / steps
+
+
+def _verlet(
+    field: Separable,
+    state: Tensor,
+    steps: int,
+    span: int,
+    scale: float,
+    reverse: bool,
+    dense: bool,
+) -> Tensor:
+    """Shear in turn p by half a step, q by a step, p by half a step.
+
+    A shear keeps volume and is undone by subtracting what was added.
+    The weights are those of the middle of the step, so that the way back meets the same ones.
+    """
+    h = scale * span / steps * (-1 if reverse else 1)
+    q, p = state.chunk(2, -1)
+    states = [state]
+    for k in range(steps):
+        middle = (steps - k - 0.5 if reverse else k + 0.5) * span / steps
+        p = p + h / 2 * field.kick(middle, q)
+        q = q + h * field.drift(middle, p)
+        p = p + h / 2 * field.kick(middle, q)
+        if dense:
+            states.append(torch.cat([q, p], -1))
+    return torch.stack(states) if dense else torch.cat([q, p], -1)

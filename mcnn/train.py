@@ -11,9 +11,9 @@ On one thread of a CPU the same seed gives the same weights, bit by bit.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn, optim
@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from mcnn.data import Data, Split
 from mcnn.errors import McnnError
+
+T = TypeVar("T")
 
 
 class DivergenceError(McnnError):
@@ -121,7 +123,7 @@ def fit(
     momentum
         For Adam the decay of its first moment.
     weight_decay
-        Times each parameter is added to its gradient, as half the squared norm in the loss does.
+        Factor of half the sum of all squared parameters in the loss.
     schedule
         One of :data:`SCHEDULES`: how the learning rate changes from step to step.
     l1
@@ -155,12 +157,9 @@ def fit(
     DivergenceError
         If the loss becomes infinite or NaN.
     """
-    tables = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": AUGMENTATIONS}
-    chosen = {"optimizer": optimizer, "schedule": schedule, "augment": augment or "crop-flip"}
-    for parameter, value in chosen.items():
-        if value not in tables[parameter]:
-            names = ", ".join(tables[parameter])
-            raise ValueError(f"no {parameter} {value!r}; there are: {names}")
+    make_optimizer = _choose("optimizer", optimizer, OPTIMIZERS)
+    make_schedule = _choose("schedule", schedule, SCHEDULES)
+    change = None if augment is None else _choose("augment", augment, AUGMENTATIONS)
     for parameter, value in {"epochs": epochs, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{parameter} must be at least 1, got {value}")
@@ -168,15 +167,14 @@ def fit(
         raise ValueError(f"lr must be positive and finite, got {lr}")
     if not 0 <= l1 < math.inf:
         raise ValueError(f"l1 must be finite and not negative, got {l1}")
-
     if data.train is None or len(data.train) == 0:
         raise ValueError(f"data.train of {data.name} is empty: there is nothing to train on")
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     weights = [p for p in parameters if p.ndim > 1]
     total = epochs * math.ceil(len(data.train) / batch_size)
-    descent = OPTIMIZERS[optimizer](parameters, lr, momentum, weight_decay)
-    rate = SCHEDULES[schedule](descent, lr, total)
+    descent = make_optimizer(parameters, lr, momentum, weight_decay)
+    rate = make_schedule(descent, lr, total)
     generator = torch.Generator().manual_seed(seed)
 
     rows = []
@@ -189,8 +187,8 @@ def fit(
             loss_sum = torch.zeros((), dtype=torch.float64, device=data.device)
             hits = torch.zeros((), dtype=torch.int64, device=data.device)
             for x, y in data.train.batches(batch_size, generator, scale=scale):
-                if augment is not None:
-                    x = AUGMENTATIONS[augment](x, generator)
+                if change is not None:
+                    x = change(x, generator)
                 logits = model(x)  # [b, classes]
                 loss = F.cross_entropy(logits, y)
                 descent.zero_grad()
@@ -219,6 +217,12 @@ def fit(
             if on_epoch is not None:
                 on_epoch(model, row)
     return rows
+
+
+def _choose(parameter: str, name: str, table: Mapping[str, T]) -> T:
+    if name not in table:
+        raise ValueError(f"no {parameter} {name!r}; there are: {', '.join(table)}")
+    return table[name]
 
 
 def _add_l1_gradient(weights: list[Tensor], factor: float) -> None:

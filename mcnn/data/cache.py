@@ -77,5 +77,5 @@ def _save(file: Path, mark: str, parts: Parts) -> None:
                 os.unlink(unfinished.name)
                 raise
         os.replace(unfinished.name, file)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
         warnings.warn(f"decoded images are not kept: {error}", stacklevel=2)

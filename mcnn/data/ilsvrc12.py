@@ -112,7 +112,9 @@ class PhotoSplit:
                     f"{path} is no readable image ({error}); unpack it again"
                 ) from error
 
-        chosen = torch.arange(len(self)) if index is None else torch.arange(len(self))[index]
+        chosen = torch.arange(len(self), device=self.device)
+        if index is not None:
+            chosen = chosen[index]
         with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
             return torch.stack(list(pool.map(decode, chosen.tolist()))).to(self.device)
 

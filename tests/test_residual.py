@@ -134,6 +134,28 @@ def test_parabolic_with_biases_moves_no_two_states_apart(seed):
     assert ((a - b).norm(dim=-1).diff(dim=0) <= 1e-12).all()
 
 
+@pytest.mark.parametrize("structure", [s for s in STRUCTURES if s != "free"])
+def test_stable_structures_are_gradients_of_an_energy(structure):
+    net = ResidualODE(4, 8, structure=structure, weights="shared").double()
+    state = normal(8 if structure == "second-order" else 4).requires_grad_()
+
+    def energy(layer, a):
+        w, b = layer.weight(0), layer.bias(0)
+        return torch.relu(linear(a, w, b)).square().sum() / 2
+
+    if structure == "parabolic":
+        expected = -torch.autograd.grad(energy(net.field.layer, state), state)[0]
+    else:
+        q, p = state.chunk(2)
+        if structure == "hamiltonian":
+            total = energy(net.field.first, p) + energy(net.field.second, q)
+        else:
+            total = p.square().sum() / 2 + energy(net.field.layer, q)
+        dq, dp = torch.autograd.grad(total, state)[0].chunk(2)
+        expected = torch.cat([dp, -dq])
+    torch.testing.assert_close(net.field(0.0, state), expected)
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("structure", SEPARABLE)
 def test_verlet_keeps_volume_and_runs_backwards(structure, weights):
@@ -239,9 +261,9 @@ def test_memory_of_gradients():
 
 
 def test_saved_bytes_counts_each_storage_once_and_leaves_out_what_is_excluded():
-    w, x = torch.ones(100, requires_grad=True), torch.ones(100)
+    w, x = torch.ones(2, 100, requires_grad=True), torch.ones(100, requires_grad=True)
     with SavedBytes([w]) as saved:
-        y = (w * x).sum() + (x * w).sum()  # each product keeps both factors
+        y = (w[0] * x).sum() + (x * w[1]).sum()  # each product keeps both factors
         assert (saved.live, saved.peak) == (400, 400)
     y.backward()
     assert (saved.live, saved.peak) == (0, 400)

@@ -9,38 +9,15 @@ from torch import nn
 from torchvision import models
 
 from mcnn import relu
+from mcnn.experiments.relu.operands import INTEGERS, hard_pairs
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 SEEDS = st.integers(0, 2**32)
 
 
-def any_bits(n, dtype, seed):
-    """Numbers of every magnitude, subnormal and infinite ones included, without NaN."""
-    integer = BITS[dtype.itemsize]
-    generator = torch.Generator().manual_seed(seed)
-    limits = torch.iinfo(integer)
-    x = torch.randint(limits.min, limits.max, (n,), generator=generator, dtype=integer).view(dtype)
-    return x.where(~x.isnan(), torch.inf)
-
-
-def hard_pairs(dtype, seed, n=20000):
-    """Pairs in which a maximum by sums can go wrong: far apart, next to each other, at the ends."""
-    x, y = any_bits(2 * n, dtype, seed).view(2, n)
-    generator = torch.Generator().manual_seed(seed + 1)
-    integer = BITS[dtype.itemsize]
-    near = torch.randint(-4, 5, (n,), generator=generator, dtype=integer)
-    neighbour = (x.view(integer) + near).view(dtype)
-    info = torch.finfo(dtype)
-    tiny = info.smallest_normal * info.eps  # the smallest positive number
-    special = [0.0, -0.0, tiny, 3 * tiny, info.smallest_normal, 1.0, 1 + info.eps, 3.0, 1e4]
-    special += [info.max, info.max * (1 - info.eps), info.max / 2, torch.inf]
-    special = torch.tensor([*special, *(-v for v in special), torch.nan], dtype=dtype)
-    a, b = torch.meshgrid(special, special, indexing="ij")
-    left = torch.cat([x, x, x, a.flatten()])
-    right = torch.cat([y, neighbour, x * -(2.0**-4), b.flatten()])
-    return left, right
+def pairs(dtype, seed, n=20000):
+    return hard_pairs(n, dtype, torch.Generator().manual_seed(seed))
 
 
 def same(a, b):
@@ -53,7 +30,7 @@ def same(a, b):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_leaky_relu_and_absolute_are_those_of_torch(device, dtype):
-    x = torch.cat(hard_pairs(dtype, seed=1)).to(device)
+    x = torch.cat(pairs(dtype, seed=1)).to(device)
     for slope in (0.0, 0.01, 0.3, 1.0, -2.0):
         assert same(relu.leaky_relu(x, slope), F.leaky_relu(x, slope))
     zeros = torch.tensor([0.0, -0.0], dtype=dtype, device=device)
@@ -76,8 +53,11 @@ def test_gradients_of_unary_forms(function):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_exact_maximum_is_exact(device, dtype):
     for seed in range(5):
-        x, y = (z.to(device) for z in hard_pairs(dtype, seed))
+        x, y = (z.to(device) for z in pairs(dtype, seed))
         assert same(relu.maximum(x, y), torch.maximum(x, y))
+    nan = torch.full_like(x, torch.nan)
+    assert relu.maximum(x, nan).isnan().all()
+    assert relu.maximum(nan, y).isnan().all()
 
 
 @settings(deadline=None, max_examples=200)
@@ -90,7 +70,7 @@ def test_exact_maximum_of_any_floats(x, y):
 @pytest.mark.parametrize("form", ["symmetric", "skip"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_other_forms_are_within_two_ulp_of_the_larger_magnitude(form, dtype):
-    x, y = hard_pairs(dtype, seed=3)
+    x, y = pairs(dtype, seed=3)
     safe = torch.maximum(x.abs(), y.abs()) <= torch.finfo(dtype).max / 4
     x, y = x[safe], y[safe]
     error = relu.ulps(
@@ -117,7 +97,7 @@ def test_gradients_of_maximum(form):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_exact_maximum_gives_all_of_the_gradient_to_the_larger(dtype):
-    x, y = hard_pairs(dtype, seed=2)
+    x, y = pairs(dtype, seed=2)
     # What is added and taken away again inside must leave no trace in the gradient.
     info = torch.finfo(dtype)
     inside = (x.abs() <= info.max) & (y.abs() <= info.max) & (x != y)
@@ -378,7 +358,7 @@ def test_ulp(dtype):
     steps = torch.tensor([info.eps, info.eps, 2 * info.eps], dtype=torch.float64)
     assert torch.equal(relu.ulp(x)[:3], steps)
     assert relu.ulp(x)[3] == relu.ulp(x)[4] == smallest
-    below = (x[5:].view(BITS[dtype.itemsize]) - 1).view(dtype)
+    below = (x[5:].view(INTEGERS[dtype.itemsize]) - 1).view(dtype)
     assert relu.ulp(x)[5] == x[5].double() - below[0].double()
     with pytest.raises(TypeError, match="floating point"):
         relu.ulp(torch.ones(2, dtype=torch.int32))

@@ -1,0 +1,104 @@
+"""The book holds together: one stem per idea, no dangling link, nothing from another machine."""
+
+import html.parser
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "_build" / "html"
+STEMS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
+
+needs_site = pytest.mark.skipif(not SITE.exists(), reason="no book in _build/html: run `make book`")
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_an_idea_has_one_stem_everywhere(stem):
+    def exists(folder):
+        return (ROOT / folder / f"{stem}.py").is_file() or (ROOT / folder / stem).is_dir()
+
+    assert exists("mcnn"), "the notebook explains what no module does"
+    assert exists("mcnn/experiments"), "no experiments"
+    assert list((ROOT / "tests").glob(f"test_{stem}*.py")), "no tests"
+    claims = yaml.safe_load((ROOT / "claims.yml").read_text(encoding="utf-8"))
+    assert any(claim["id"].startswith(f"{stem}-") for claim in claims), "no claims"
+
+
+def test_records_and_claims_belong_to_a_chapter_of_the_talk():
+    claims = yaml.safe_load((ROOT / "claims.yml").read_text(encoding="utf-8"))
+    chapters = {Path(claim["notebook"]).stem for claim in claims}
+    for claim in claims:
+        stem = Path(claim["notebook"]).stem
+        assert claim["id"].startswith(f"{stem}-")
+        assert claim["experiment"].startswith(f"{stem}-")
+    for records in (ROOT / "results").glob("*-*.jsonl"):
+        assert records.stem.split("-")[0] in chapters
+
+
+def test_every_notebook_is_a_chapter():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    listed = [Path(file).stem for file in files if file.startswith("notebooks/")]
+    assert sorted(listed) == STEMS
+    pages = {path.stem for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".rst")}
+    assert {Path(file).stem for file in (*files, toc["root"]) if file.startswith("book/")} == pages
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects what a page links to, what it loads, and where it can be linked to."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links, self.loads, self.anchors = [], [], {"", "top"}
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.anchors |= {attributes.get("id"), attributes.get("name")} - {None}
+        if tag == "a":
+            self.links.append(attributes.get("href", ""))
+        elif tag == "link" and attributes.get("rel") not in ("canonical", "index", "search"):
+            self.loads.append(attributes["href"])
+        elif tag in LOADED:
+            self.loads.append(attributes.get(LOADED[tag], ""))
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[Path, _Page]:
+    found = (path for path in SITE.rglob("*.html") if "_static" not in path.parts)
+    return {path.resolve(): _Page(path) for path in found}
+
+
+@needs_site
+def test_local_links_and_anchors_lead_somewhere(pages):
+    dangling = []
+    for path, page in pages.items():
+        for link in (*page.links, *page.loads):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.exists():
+                dangling.append(f"{path.name}: {link}")
+            elif target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                dangling.append(f"{path.name}: no such place: {link}")
+    assert not dangling
+
+
+@needs_site
+def test_pages_load_nothing_from_another_machine(pages):
+    assert {
+        path.stem: load for path, page in pages.items() for load in page.loads if "//" in load
+    } == {}
+    for sheet in SITE.rglob("*.css"):
+        style = sheet.read_text(encoding="utf-8")
+        assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style), sheet
+
+
+@needs_site
+def test_no_page_names_the_machine_it_was_built_on(pages):
+    assert not [path.name for path in pages if str(ROOT) in path.read_text(encoding="utf-8")]

@@ -1,0 +1,121 @@
+"""Every page in a browser: light, dark and on a phone, with nothing from another machine."""
+
+import os
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Error, sync_playwright
+
+SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
+ALL = (path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
+PAGES = sorted(name for name in ALL if not name.startswith("_static/") and name != "index.html")
+CONTENT = [name for name in PAGES if "/" in name]
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Chromium's own calls home are not the page's.
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+
+pytestmark = [
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(not PAGES, reason="no book in _build/html: run `make book`"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        found = [path for path in map(shutil.which, BROWSERS) if path]
+        try:
+            browser = playwright.chromium.launch(
+                executable_path=found[0] if found else None, args=list(QUIET)
+            )
+        except Error as error:
+            if os.environ.get("MCNN_REQUIRE_BROWSER"):
+                raise
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def look(browser, url):
+    """Open a page and return it with what goes wrong on it from then on."""
+    page = browser.new_page(color_scheme="light", viewport=WIDE)
+    trouble = []
+    home = url.split("/")[2]
+
+    def asked(request):
+        if request.url.split("/")[2] != home and not request.url.startswith(("data:", "blob:")):
+            trouble.append(f"asks another machine: {request.url}")
+
+    def answered(response):
+        if response.status >= 400:
+            trouble.append(f"{response.status}: {response.url}")
+
+    page.on("request", asked)
+    page.on("response", answered)
+    page.on("requestfailed", lambda r: trouble.append(f"failed: {r.url}: {r.failure}"))
+    page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.goto(url)
+    page.evaluate("async () => { if (window.MathJax) await MathJax.startup.promise }")
+    return page, trouble
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(browser, address, name):
+    page, trouble = look(browser, f"{address}/{name}")
+    page.wait_for_load_state("networkidle")
+    _check_mathematics(page)
+    _check_width(page)
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_function("name => document.documentElement.dataset.theme == name", arg=theme)
+    grounds = "all => all.map(image => getComputedStyle(image).backgroundColor)"
+    assert set(page.eval_on_selector_all(".bd-article img", grounds)) <= {"rgba(0, 0, 0, 0)"}
+    page.set_viewport_size(PHONE)
+    _check_width(page)
+    assert not trouble
+    page.close()
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_page_opened_from_disk(browser, name):
+    page, trouble = look(browser, (SITE / name).as_uri())
+    _check_mathematics(page)
+    assert not trouble
+    page.close()
+
+
+def test_index_leads_to_the_first_page(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}/index.html")
+    page.wait_for_url("**/book/intro.html")
+    page.close()
+
+
+def _check_width(page):
+    needed, there = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert needed <= there, f"{needed} px wide on a screen of {there}"
+
+
+def _check_mathematics(page):
+    formulas = page.query_selector_all(".bd-article .math")
+    assert all(formula.query_selector("mjx-container svg") for formula in formulas)
+    assert not page.query_selector_all("mjx-merror, [data-mjx-error]")

@@ -37,17 +37,26 @@ def code_hash(module: str) -> str:
     str
         16 hexadecimal digits, the same under every Python version.
     """
-    seen: dict[str, str] = {}
+    trees = {name: _tree(name) for name in _closure(module)}
+    text = "\n".join(f"{name} {_dump(trees[name])}" for name in sorted(trees))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def _closure(module: str) -> tuple[str, ...]:
+    """Return a module and all that it imports of the package, however indirectly."""
+    seen: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in seen:
-            continue
-        tree = ast.parse(_source(name).read_text(encoding="utf-8"))
-        seen[name] = _dump(tree)
-        waiting += _imports(tree, name)
-    text = "\n".join(f"{name} {seen[name]}" for name in sorted(seen))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        if name not in seen:
+            seen.add(name)
+            waiting += _imports(_tree(name), name)
+    return tuple(sorted(seen))
+
+
+def _tree(name: str) -> ast.Module:
+    return ast.parse(_source(name).read_text(encoding="utf-8"))
 
 
 def _source(name: str) -> Path:
@@ -117,7 +126,7 @@ def _git(*arguments: str) -> str | None:
 
 def describe(module: str, device: torch.device) -> dict[str, Any]:
     """Return what made a number, but for the data, the time and the memory it took."""
-    status = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    status = _git("status", "--porcelain", "--", *(str(_source(n)) for n in _closure(module)))
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),

@@ -23,21 +23,25 @@ How the :math:`\xi_k` are chosen decides the error:
 ``van-der-corput``  radical inverse in base 2, rotated              every prefix is a sample
 ==================  ==============================================  ==========================
 
-:func:`sample_counts` counts for one weight tensor, :func:`quantize` for a whole network.
+:func:`sample_counts` counts for one weight tensor, :func:`quantize` for a whole network,
+and :func:`variance` says beforehand what it costs.
 
 Source: slides "Simulating Discrete Densities" of A. Keller's talk.
 """
 
 from mcnn.density.counts import METHODS, ORDERS, cumulated, dequantize, sample_counts
 from mcnn.density.model import LayerReport, Report, quantize
+from mcnn.density.theory import VARIANCES, variance
 
 __all__ = [
     "METHODS",
     "ORDERS",
+    "VARIANCES",
     "LayerReport",
     "Report",
     "cumulated",
     "dequantize",
     "quantize",
     "sample_counts",
+    "variance",
 ]

@@ -224,12 +224,12 @@ def _search(edges: Tensor, xi: Tensor) -> Tensor:
 
 
 def _sorted(w: Tensor, seed: int, which: Tensor) -> Tensor:
-    return w.abs().argsort(1, descending=True, stable=True)
+    return w.abs().argsort(dim=1, descending=True, stable=True)
 
 
 def _shuffled(w: Tensor, seed: int, which: Tensor) -> Tensor:
     index = which[:, None] * w.shape[1] + torch.arange(w.shape[1], device=w.device)
-    return hash_bits(~seed, index).argsort(1, stable=True)  # another stream than the samples'
+    return hash_bits(~seed, index).argsort(dim=1, stable=True)  # another stream than the samples'
 
 
 METHODS: dict[str, Callable[[Tensor, int, int, Tensor], Tensor]] = {

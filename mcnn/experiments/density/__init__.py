@@ -1,0 +1,10 @@
+"""Experiments of the chapter on simulating discrete densities."""
+
+from mcnn.experiments.density import mnist, rms, ternary, unbiased
+
+EXPERIMENTS = [
+    *unbiased.EXPERIMENTS,
+    *rms.EXPERIMENTS,
+    *mnist.EXPERIMENTS,
+    *ternary.EXPERIMENTS,
+]

@@ -28,11 +28,13 @@ define from_pip
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help book test run notebooks lock lint clean
+.PHONY: help setup book test run notebooks lock lint clean
 
 help:  ## print this list
 	@echo 'make TARGET [PROFILE=fast|full] [DEVICE=auto|cpu|cuda] [NOTEBOOKS="density paths"]'
 	@sed -n 's/^\([a-z]*\):.*##/  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(READY)  ## only set up the environment
 
 book: $(READY)  ## render the committed notebooks into _build/html
 	@rm -rf _build/html _build/.doctrees

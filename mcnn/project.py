@@ -1,5 +1,6 @@
 """Where the checkout is: records and claims live beside the package, not inside it."""
 
+import os
 from pathlib import Path
 
 from mcnn.errors import UsageError
@@ -24,5 +25,10 @@ def root() -> Path:
 
 
 def results_dir(profile: str) -> Path:
-    """Return where records of a profile are kept: ``full`` is committed, the rest is not."""
+    """Return where records of a profile are kept: ``full`` is committed, the rest is not.
+
+    The environment variable ``MCNN_RESULTS`` names another folder for those of ``full``.
+    """
+    if profile == "full" and os.environ.get("MCNN_RESULTS"):
+        return Path(os.environ["MCNN_RESULTS"])
     return root() / ("results" if profile == "full" else "_build/results")

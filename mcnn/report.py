@@ -177,27 +177,29 @@ def update_pages(judgements: Sequence[Judgement], *, write: bool) -> list[Path]:
     return late
 
 
-def run_fast(name: str, device: str = "cpu", seeds: Sequence[int] | None = None) -> list[dict]:
-    """Run an experiment's trials of the ``fast`` profile here and now, and record nothing.
+def run(name: str, profile: str = "fast", device: str = "auto") -> list[records.Record]:
+    """Run an experiment inside a chapter.
+
+    At ``fast`` its trials run here and now and nothing is recorded.
+    At ``full`` those that have no record yet run and are recorded, so that a stopped chapter goes
+    on where it was.
 
     Parameters
     ----------
     name
         The experiment.
+    profile
+        ``"fast"`` or ``"full"``.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
-    seeds
-        By default the experiment's own.
-
-    Returns
-    -------
-    list of dict
-        ``{"config": ..., "metrics": ...}`` of each trial.
     """
+    where = runner.resolve_device(device)
+    if profile == "full":
+        runner.run([runner.plan(name, profile)], where)
+        return records.read(name, profile=profile)
     experiment = experiments.get(name)
-    trials = experiment.trials("fast", experiment.seeds["fast"] if seeds is None else seeds)
-    lines = [runner.run_trial(name, "fast", t, runner.resolve_device(device)) for t in trials]
-    return [{"config": line["config"], "metrics": line["metrics"]} for line in lines]
+    trials = experiment.trials(profile, experiment.seeds[profile])
+    return [records.Record(runner.run_trial(name, profile, t, where)) for t in trials]
 
 
 def made_by(*names: str) -> Markdown:

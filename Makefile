@@ -13,18 +13,14 @@ UV := .uv/bin/uv
 READY := .venv/.synced
 JUPYTER_BOOK := $(BIN)/jupyter-book build --all -W -n --keep-going -q
 
-# uv does not read pip's settings, so a machine whose pip is set up passes them on here.
+# uv does not read pip's settings, so where pip's index is set, it is passed on here. Extra indexes
+# and folders of wheels are not: a build of theirs would take the place of the one that is pinned.
 pip_setting = $${PIP_$(1)-$$(.uv/bin/pip config get global.$(2) 2>/dev/null)}
 define from_pip
 	index="$(call pip_setting,INDEX_URL,index-url)"; \
-	more="$(call pip_setting,EXTRA_INDEX_URL,extra-index-url)"; \
-	links="$(call pip_setting,FIND_LINKS,find-links)"; \
 	cert="$(call pip_setting,CERT,cert)"; \
-	[ -z "$$index" ] || export UV_INDEX_URL="$${UV_INDEX_URL-$$index}"; \
-	[ -z "$$more" ] || export UV_EXTRA_INDEX_URL="$${UV_EXTRA_INDEX_URL-$$(echo $$more)}"; \
-	[ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS-$$(echo $$links)}"; \
-	[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE-$$cert}"; \
-	export UV_INDEX_STRATEGY=unsafe-best-match
+	[ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$$index}"; \
+	[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE-$$cert}"
 endef
 
 .DEFAULT_GOAL := help

@@ -62,10 +62,12 @@ def main(argv: list[str] | None = None) -> int:
         parameters = {"profile": args.profile, "device": args.device, **dict(args.p)}
         if args.record and parameters != {"profile": "fast", "device": "auto"}:
             raise UsageError("--record takes no parameters: notebooks are recorded as they stand")
+        if args.record:
+            return _record(stems)
         resolve_device(args.device)
         for stem in stems:
             check_parameters(stem, parameters)
-        return _record(stems) if args.record else _run(stems, parameters)
+        return _run(stems, parameters)
     except (UsageError, McnnError) as error:
         print(f"run: error: {error}", file=sys.stderr)
         return 2
@@ -155,8 +157,9 @@ def render(executed: Path) -> Path:
         elif source.exists():
             copy2(source, SITE)
     copytree(executed, SITE / "notebooks", dirs_exist_ok=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", ".", "--all", "-q"]
-    subprocess.run([*command, "-W", "-n", "--keep-going"], cwd=SITE, check=True)
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    options = ["--all", "-q", "-W", "-n", "--keep-going"]
+    subprocess.run([jupyter_book, "build", ".", *options], cwd=SITE, check=True)
     return SITE / "_build" / "html" / "index.html"
 
 
@@ -184,7 +187,11 @@ def _run(stems: list[str], parameters: dict[str, str]) -> int:
     rmtree(executed, ignore_errors=True)
     executed.mkdir(parents=True)
     failed = _execute_all(stems, executed, parameters)
-    print(f"The book of this run: {render(executed)}")
+    try:
+        print(f"The book of this run: {render(executed)}")
+    except subprocess.CalledProcessError:
+        print(f"run: no book, but the executed notebooks are in {executed}", file=sys.stderr)
+        return 1
     return 1 if failed else 0
 
 

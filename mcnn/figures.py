@@ -77,3 +77,27 @@ def band(ax: "Axes", x: Sequence[float], values: Sequence[Sequence[float]], labe
     low, high = np.array([i.low for i in found]), np.array([i.high for i in found])
     if np.isfinite(low).all():
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
+
+
+def unit_interval(ax: "Axes", density: Sequence[float], samples: Sequence[float]) -> None:
+    """Draw a discrete density as pieces of the unit interval, and samples that fall into them.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    density
+        [n] probabilities, which sum to 1.
+    samples
+        [S] numbers in [0, 1).
+    """
+    edges = np.concatenate([[0.0], np.cumsum(density)])
+    colours = list(PALETTE.values())
+    for i, (left, width) in enumerate(zip(edges[:-1], density, strict=True)):
+        colour = colours[i % len(colours)]
+        ax.barh(0, width, left=left, height=0.5, color=colour, alpha=0.55, linewidth=0)
+        ax.text(left + width / 2, 0, str(i + 1), ha="center", va="center")
+    ax.plot(samples, np.full(len(samples), 0.45), linestyle="none", marker="v", color=GREY)
+    ax.set(xlim=(0, 1), ylim=(-0.3, 0.6), yticks=[])
+    ax.grid(visible=False)
+    ax.spines["left"].set_visible(False)

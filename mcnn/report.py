@@ -4,6 +4,8 @@ Objects here show themselves in a notebook through the usual ``_repr_markdown_``
 Jupyter is imported.
 """
 
+import base64
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -136,13 +138,16 @@ def ledger(judgements: Sequence[Judgement], *, details: bool = False) -> str:
     return "\n".join(lines)
 
 
+# Pictures outside of the book, and the notebook and figure that each is taken from.
+_PICTURES = {"book/_static/density-mnist.png": ("notebooks/density.ipynb", "fig-density-mnist")}
+
 # File, the table's links, and the markers between which it stands.
 _PAGES = {"README.md": "{notebook}", "book/ledger.md": "../{notebook}"}
 _BEGIN, _END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 
 
 def update_pages(judgements: Sequence[Judgement], *, write: bool) -> list[Path]:
-    """Put the table of verdicts into the pages that carry it.
+    """Put the table of verdicts into the pages that carry it, and the pictures into their files.
 
     Parameters
     ----------
@@ -154,14 +159,14 @@ def update_pages(judgements: Sequence[Judgement], *, write: bool) -> list[Path]:
     Returns
     -------
     list of Path
-        Pages that were (or are) out of date.
+        Pages and pictures that were (or are) out of date.
 
     Raises
     ------
     UsageError
         If a page has lost its markers.
     """
-    late = []
+    late: dict[Path, bytes] = {}
     for name, link in _PAGES.items():
         page = project.root() / name
         text = page.read_text(encoding="utf-8")
@@ -171,10 +176,24 @@ def update_pages(judgements: Sequence[Judgement], *, write: bool) -> list[Path]:
         _, _, after = rest.partition(_END)
         new = f"{before}{_BEGIN}\n{verdicts(judgements, link)}\n{_END}{after}"
         if new != text:
-            late.append(page)
-            if write:
-                records.replace_file(page, new.encode())
-    return late
+            late[page] = new.encode()
+    for name, (notebook, figure) in _PICTURES.items():
+        picture, new = project.root() / name, _figure(project.root() / notebook, figure)
+        if not picture.exists() or picture.read_bytes() != new:
+            late[picture] = new
+    for page, content in late.items() if write else ():
+        records.replace_file(page, content)
+    return list(late)
+
+
+def _figure(notebook: Path, name: str) -> bytes:
+    """Return a figure of an executed notebook as PNG."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") == name:
+            for output in cell["outputs"]:
+                if "image/png" in output.get("data", {}):
+                    return base64.b64decode("".join(output["data"]["image/png"]))
+    raise UsageError(f"{notebook} shows no figure {name}: execute it with `make notebooks`")
 
 
 def run(name: str, profile: str = "fast", device: str = "auto") -> list[records.Record]:

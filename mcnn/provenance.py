@@ -10,6 +10,7 @@ import importlib.util
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def _closure(module: str) -> tuple[str, ...]:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += _imports(_tree(name), name)
+            waiting += _imports(name)
     return tuple(sorted(seen))
 
 
@@ -64,19 +65,18 @@ def _source(name: str) -> Path:
     return Path(spec.origin)
 
 
-def _imports(tree: ast.AST, name: str) -> list[str]:
-    """Return the package's modules that a syntax tree imports, less those that take no part."""
+def _imports(name: str) -> list[str]:
+    """Return the package's modules that a module imports, less those that take no part."""
+    package = importlib.util.find_spec(name).parent
     found = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(_tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name(
-                "." * node.level + (node.module or ""), name.rpartition(".")[0]
-            )
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found.add(f"{node.value.id}.{node.attr}")  # ``mcnn.density`` is imported when used
+        elif isinstance(node, ast.Attribute):
+            found.add(ast.unparse(node))  # ``mcnn.density.counts`` is imported when used
     inside = {n for n in found if n.startswith(_PACKAGE + ".")}
     inside = {n for n in inside if n.removeprefix(_PACKAGE + ".") not in _NO_PART}
     return sorted(n for n in inside if _is_module(n))
@@ -113,8 +113,23 @@ def _docstring(node: ast.AST) -> str | None:
 
 
 @cache
-def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).resolve().parent
+def code_state(module: str) -> dict[str, Any]:
+    """Return the commit, whether the code differs from it, and the hash of the code.
+
+    They are read once: files that are edited later are not those that this process imported.
+    """
+    files = [str(_source(name)) for name in _closure(module)]
+    folder = _source(module).parent
+    # A file that git ignores, as in an environment's site-packages, is of no commit either.
+    status = _git(folder, "status", "--porcelain", "--ignored", "--", *files)
+    return {
+        "commit": _git(folder, "rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "code": code_hash(module),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
         run = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
@@ -126,11 +141,7 @@ def _git(*arguments: str) -> str | None:
 
 def describe(module: str, device: torch.device) -> dict[str, Any]:
     """Return what made a number, but for the data, the time and the memory it took."""
-    status = _git("status", "--porcelain", "--", *(str(_source(n)) for n in _closure(module)))
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-        "code": code_hash(module),
+    return code_state(module) | {
         "device": device_name(device),
         "mcnn": __version__,
         "torch": torch.__version__,
@@ -150,8 +161,17 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure peak memory anew; of the process, only Linux can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held so far: of the GPU since the last reset, else of the process."""
+    """Return the most bytes held since the last reset: of the GPU, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from mcnn.errors import UsageError
+from mcnn.errors import unknown
 from mcnn.experiments.base import Experiment
 
 
@@ -25,10 +25,9 @@ def get(name: str) -> Experiment:
     Raises
     ------
     UsageError
-        If there is none; the message lists those there are.
+        If there is none; the message says which there are.
     """
     try:
         return all_experiments()[name]
     except KeyError:
-        known = ", ".join(all_experiments())
-        raise UsageError(f"no experiment {name!r}; there are: {known}") from None
+        raise unknown("experiment", name, all_experiments()) from None

@@ -5,7 +5,7 @@ PYTHON ?= python3
 PROFILE ?= fast
 DEVICE ?= auto
 NOTEBOOKS ?=
-# Two notebooks at a time, one thread each: results repeat, and two cores are enough.
+# Two files of tests at a time, one thread each: the cells of a notebook stay together.
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -49,7 +49,7 @@ lint: $(READY)  ## ruff and the notebook lint
 	@$(BIN)/python tests/notebook_lint.py $(wildcard notebooks/*.ipynb)
 
 test: lint book  ## everything: lint, book, unit tests, notebooks, the site in a browser
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
 		--nbval --nbval-current-env tests mcnn $(wildcard notebooks)
 
 lock: $(UV)  ## resolve requirements.in into requirements.txt

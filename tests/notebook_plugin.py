@@ -43,11 +43,3 @@ def pytest_collect_file(file_path, parent):
         ComparedFile.from_parent(parent, path=file_path) if isinstance(file, IPyNbFile) else file
         for file in collected
     ]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep the cells of a notebook together when pytest-xdist hands out the work."""
-    for item in items:
-        if isinstance(item, ComparedCell):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))

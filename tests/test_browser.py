@@ -19,10 +19,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Chromium's own calls home are not the page's.
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
-pytestmark = [
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(not PAGES, reason="no book in _build/html: run `make book`"),
-]
+pytestmark = pytest.mark.skipif(not PAGES, reason="no book in _build/html: run `make book`")
 
 
 @pytest.fixture(scope="module")

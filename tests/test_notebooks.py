@@ -109,7 +109,6 @@ def failures(executed, tmp_path_factory) -> dict[str, set[int]]:
     return failed
 
 
-@pytest.mark.xdist_group("planted")
 @pytest.mark.parametrize("plant", PLANTS)
 def test_nbval_catches(failures, plant):
     assert failures[plant.__name__] == PLANTS[plant]
@@ -157,7 +156,6 @@ def no_caption(notebook):
     del notebook.cells[3].metadata["mystnb"]
 
 
-@pytest.mark.xdist_group("planted")
 @pytest.mark.parametrize(
     ("plant", "complaint"),
     [

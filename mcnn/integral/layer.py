@@ -194,12 +194,14 @@ class IntegralNet(nn.Module):
         Number of logits.
     points, n
         Kind and number of the nodes of every layer.
-    redraw
-        Whether training draws new nodes for every batch.
-        The loss then sees a new sample of each integral and can only learn the integral; with one
-        set of nodes for all of training it may learn the nodes.
     seed
         Of the nodes.
+
+    Notes
+    -----
+    Call :meth:`draw` after every step of training, and each step sees new samples of the
+    integrals: the network can then only learn the integrals.
+    With one set of nodes for all of training it may learn the nodes instead.
     """
 
     def __init__(
@@ -208,20 +210,17 @@ class IntegralNet(nn.Module):
         classes: int,
         points: str = "jittered",
         n: int = 256,
-        redraw: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.register_buffer("classes", torch.arange(classes), persistent=False)
-        self.redraw = redraw
         self.seed = as_seed(seed)
         self.draws = 0
         self.draw(n, points)
 
     def draw(self, n: int, points: str) -> None:
         """Replace the nodes of all layers by n new ones each."""
-        self.points, self.n = points, n
         for layer in self.layers:
             number = torch.tensor(self.draws)
             layer.draw(n, points, int(hash_bits(self.seed, number)) & (2**63 - 1))
@@ -229,8 +228,6 @@ class IntegralNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [b, classes] of images [b, 1, h, w]."""
-        if self.training and self.redraw:
-            self.draw(self.n, self.points)
         a = picture(images)(self.layers[0].x)  # [b, n]
         for layer, after in zip(self.layers[:-1], self.layers[1:], strict=True):
             a = layer(a, after.x)

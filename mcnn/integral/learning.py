@@ -68,7 +68,8 @@ def learn(
     explore
         Probability of a step to a uniformly chosen cell, in (0, 1].
     power
-        The k-th visit of a cell moves its value by the fraction k**-power, in (0.5, 1).
+        The k-th visit of a cell moves its value by the fraction (1 + k/h)**-power, in (0.5, 1),
+        where h = 1/(1 - albedo) is how many steps of a walk matter.
 
     Returns
     -------
@@ -108,7 +109,7 @@ def learn(
         )
         seen = count > 0
         visits += seen
-        rate = visits.clamp(min=1) ** -power
+        rate = (1 + (1 - rod.albedo) * visits) ** -power
         q = q + rate * change / count.clamp(min=1)
         if step >= steps // 2:
             mean += q / (steps - steps // 2)

@@ -3,15 +3,28 @@
 Monte Carlo and quasi-Monte Carlo points all count the same.
 A Gauss-Legendre rule, the classical competitor, places few points and weighs each of them; in d
 dimensions it needs a full grid of them, which is why it does not go far there.
+
+A rank-1 lattice is as good as the projections that its generating vector was searched for.
+The one of :mod:`mcnn.sampling` looks at all pairs of dimensions and at nothing more.
+An integrand that is a product over all dimensions asks for more, so there is a second one here,
+``lattice-equal``, whose search gave the same weight to every set of dimensions [1]_.
+
+References
+----------
+.. [1] F. J. Hickernell, P. Kritzer, F. Y. Kuo, D. Nuyens: Weighted compound integration rules with
+   higher order convergence for all N. Numerical Algorithms, 2012. Up to 2**20 points and ten
+   dimensions.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mcnn.sampling import METHODS, as_seed, points
+from mcnn.sampling import METHODS, as_seed, points, uniforms
 
-RULES = (*METHODS, "gauss")
+RULES = (*METHODS, "lattice-equal", "gauss")
+
+_EQUAL = (1, 364981, 245389, 97823, 488939, 62609, 400749, 385317, 21281, 223487)
 
 
 def nodes(
@@ -31,8 +44,8 @@ def nodes(
     d
         Dimension.
     method
-        One of :data:`RULES`: a point set of :func:`mcnn.sampling.points`, or ``"gauss"``, the
-        tensor product of Gauss-Legendre rules.
+        One of :data:`RULES`: a point set of :func:`mcnn.sampling.points`, ``"lattice-equal"``, or
+        ``"gauss"``, the tensor product of Gauss-Legendre rules.
     seed
         Randomises the points; ``"gauss"`` and ``"sobol-plain"`` do not use it.
     device, dtype
@@ -58,12 +71,27 @@ def nodes(
     """
     if method not in RULES:
         raise ValueError(f"no method {method!r}; there are: {', '.join(RULES)}")
-    if method != "gauss":
-        x = points(n, d, method, seed, device, dtype)
-        return x, torch.full((n,), 1 / n, device=device, dtype=dtype)
-    as_seed(seed)
     if n < 1 or d < 1:
         raise ValueError(f"n and d must be at least 1, got {n} and {d}")
+    if method == "gauss":
+        x, weights = _gauss(n, d)
+        return x.to(device, dtype), weights.to(device, dtype)
+    if method == "lattice-equal":
+        below_one = 1 - torch.finfo(dtype).eps / 2  # rounding must not reach 1
+        x = _lattice_equal(n, d, as_seed(seed)).to(dtype).clamp_(max=below_one).to(device)
+    else:
+        x = points(n, d, method, seed, device, dtype)
+    return x, torch.full((n,), 1 / n, device=device, dtype=dtype)
+
+
+def _lattice_equal(n: int, d: int, seed: int) -> Tensor:
+    if d > len(_EQUAL):
+        raise ValueError(f"this lattice has {len(_EQUAL)} dimensions, got d = {d}")
+    i, z = torch.arange(n).unsqueeze(1), torch.tensor(_EQUAL[:d])
+    return ((i * z % n).double() / n + uniforms(seed, torch.arange(d))) % 1
+
+
+def _gauss(n: int, d: int) -> tuple[Tensor, Tensor]:
     side = round(n ** (1 / d))
     if side**d != n:
         raise ValueError(
@@ -73,5 +101,5 @@ def nodes(
     x, w = np.polynomial.legendre.leggauss(side)  # on [-1, 1], weights with sum 2
     x, w = torch.from_numpy((x + 1) / 2), torch.from_numpy(w / 2)
     grid = torch.stack(torch.meshgrid(*[x] * d, indexing="ij"), -1).view(n, d)
-    weight = torch.stack(torch.meshgrid(*[w] * d, indexing="ij"), -1).view(n, d).prod(-1)
-    return grid.to(device, dtype), weight.to(device, dtype)
+    weights = torch.stack(torch.meshgrid(*[w] * d, indexing="ij"), -1).view(n, d).prod(-1)
+    return grid, weights

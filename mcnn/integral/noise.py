@@ -10,15 +10,18 @@ What noise costs is spread.
 For N targets that are means of m samples with variance :math:`\sigma^2` each, and p parameters,
 the fit is off by about :math:`\sigma^2 p/(Nm)`, the *excess error*.
 
-Least squares on cosines makes each of these statements exact; :class:`Perceptron` regression shows
-that they carry over to a network trained by gradient descent.
+Least squares on cosines makes each of these statements exact; networks trained by gradient descent
+show how far they carry.
 
 Source: slide "Learning from Noisy Samples" of A. Keller's talk; J. Lehtinen et al.: Noise2Noise
 (ICML 2018).
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mcnn.integral.kernels import cosines
@@ -145,29 +148,35 @@ def predicted_excess(y: Tensor, variance: Tensor, frequencies: int) -> float:
     return float((q.square().sum(1) * variance).mean())
 
 
-def train_network(
+def fit_networks(
     y: Tensor,
     targets: Tensor,
+    at: Tensor,
     generator: torch.Generator,
     hidden: int = 32,
-    steps: int = 1000,
+    steps: int = 400,
     lr: float = 0.01,
     loss: str = "squared",
-) -> nn.Module:
-    """Fit a small network to targets by Adam on all of them at once.
+) -> Tensor:
+    """Fit small networks, one for each set of targets, and return what they predict.
+
+    All start from the same weights and differ in their targets alone.
+    They are trained side by side, as one batch of matrix products.
 
     Parameters
     ----------
     y
         [n, d] float64.
     targets
-        [n] float64.
+        [n, k], a column for each network.
+    at
+        [m, d] float64, where they are asked afterwards.
     generator
-        Of the initial weights; the same state gives the same start for clean and noisy targets.
+        Of the initial weights, on the CPU.
     hidden
         Units of the two hidden layers.
     steps
-        Of Adam, the rate falling to zero along a cosine.
+        Of Adam on all targets at once, the rate falling to zero along a cosine.
     lr
         Rate of the first step.
     loss
@@ -176,8 +185,8 @@ def train_network(
 
     Returns
     -------
-    nn.Module
-        From [n, d] to [n, 1].
+    Tensor
+        [m, k].
 
     Raises
     ------
@@ -186,24 +195,29 @@ def train_network(
     """
     if loss not in LOSSES:
         raise ValueError(f"no loss {loss!r}; there are: {', '.join(LOSSES)}")
-    d = y.shape[1]
-    net = nn.Sequential(
-        nn.Linear(d, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 1)
-    ).to(y)
-    with torch.no_grad():
-        for layer in net:
-            if isinstance(layer, nn.Linear):
-                start = torch.randn(layer.weight.shape, dtype=y.dtype, generator=generator)
-                layer.weight.copy_(start / layer.in_features**0.5)
-                layer.bias.zero_()
-    optimizer = torch.optim.Adam(net.parameters(), lr)
+    k, parameters = targets.shape[1], []
+    for inputs, outputs in pairwise((y.shape[1], hidden, hidden, 1)):
+        weight = torch.randn(inputs, outputs, dtype=y.dtype, generator=generator) / inputs**0.5
+        parameters += [weight.to(y.device).repeat(k, 1, 1), y.new_zeros(k, 1, outputs)]
+    for p in parameters:
+        p.requires_grad_()
+    optimizer = torch.optim.Adam(parameters, lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        LOSSES[loss](net(y).squeeze(1), targets).backward()
+        # Adam scales each parameter for itself, so the sum over networks couples none of them.
+        (k * LOSSES[loss](_networks(parameters, y), targets)).backward()
         optimizer.step()
         schedule.step()
-    return net
+    return _networks(parameters, at).detach()
+
+
+def _networks(parameters: Sequence[Tensor], y: Tensor) -> Tensor:
+    """Return the outputs of k networks with two hidden layers: [n, d] to [n, k]."""
+    w1, b1, w2, b2, w3, b3 = parameters
+    h = torch.tanh(y @ w1 + b1)  # [k, n, hidden]
+    h = torch.tanh(h @ w2 + b2)
+    return (h @ w3 + b3).squeeze(2).T
 
 
 def _uniform_like(y: Tensor, generator: torch.Generator) -> Tensor:

@@ -155,20 +155,16 @@ def name_of(trial: ExchangeTrial) -> str:
 def measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return accuracy after the exchange minus accuracy before it, for every training.
 
-    ``"worst"``: the least over all solvers with at least as many steps as there are layers;
-    ``"Euler, k steps"``: with fewer.
+    It is the worst of all solvers with at least as many steps as there are layers.
     """
     found: dict[str, list[float]] = {}
     for record in records:
-        before = record.metrics["accuracy"]
-        name = name_of(record.config)
-        after = {
-            (solver, steps): value - before
+        worst = min(
+            value
             for solver, counts in TESTED.items()
             for steps, value in zip(counts, record.metrics["exchanged"][solver], strict=True)
-        }
-        worst = min(value for (_, steps), value in after.items() if steps >= STEPS)
-        found.setdefault(f"{name}: worst", []).append(worst)
-        for steps in (s for s in TESTED["euler"] if s < STEPS):
-            found.setdefault(f"{name}: Euler, {steps} steps", []).append(after["euler", steps])
+            if steps >= STEPS
+        )
+        values = found.setdefault(f"{name_of(record.config)}: worst", [])
+        values.append(worst - record.metrics["accuracy"])
     return found

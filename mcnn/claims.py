@@ -7,12 +7,19 @@ Here the two meet, and nobody types a verdict.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
 from mcnn import experiments, project, records
 from mcnn.errors import RecordError, UsageError
@@ -32,7 +39,7 @@ class Test(_Strict):
     __test__ = False  # not a test of pytest's
 
     reading: str
-    accept: tuple[float | None, float | None]
+    accept: tuple[FiniteFloat | None, FiniteFloat | None]
 
     @field_validator("accept")
     @classmethod
@@ -71,10 +78,19 @@ class Claim(_Strict):
     experiment: str
     where: dict[str, str] = {}
     needs: str | None = None
-    seeds: int
+    seeds: PositiveInt
     tests: tuple[Test, ...]
     notebook: str
     cell: str
+
+    @field_validator("tests")
+    @classmethod
+    def _once(cls, tests: tuple[Test, ...]) -> tuple[Test, ...]:
+        readings = [test.reading for test in tests]
+        twice = [name for name in readings if readings.count(name) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is tested twice")
+        return tests
 
     @property
     def chapter(self) -> str:
@@ -126,9 +142,11 @@ def load(file: Path | None = None) -> dict[str, Claim]:
         entries = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read {file}: {error}") from None
+    if not isinstance(entries, list):
+        raise UsageError(f"{file}: must be a list of claims")
     claims = {}
-    for entry in entries:
-        name = entry.get("id", "?") if isinstance(entry, dict) else entry
+    for number, entry in enumerate(entries, start=1):
+        name = entry.get("id", number) if isinstance(entry, dict) else number
         try:
             claim = Claim.model_validate(entry)
         except ValidationError as error:
@@ -144,8 +162,9 @@ def load(file: Path | None = None) -> dict[str, Claim]:
 def judge(claim: Claim, results: Path | None = None) -> Judgement:
     """Judge a claim by the records at ``full``.
 
-    Records of older code are left out; while they are all there is, the verdict is *stale*.
-    A verdict needs every trial that the experiment lists for its own seeds.
+    A verdict needs every trial that the experiment lists for its own seeds, and counts no other:
+    seeds that are added until a verdict turns would be chosen by the result.
+    Where a trial has only a record of older code, the verdict is *stale*.
     """
     known = experiments.all_experiments()
     if claim.experiment not in known:
@@ -157,7 +176,9 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
         t for t in experiment.trials("full", experiment.seeds["full"]) if _matches(t, claim.where)
     ]
     wanted = {experiment.key("full", trial) for trial in trials}
-    found = [r for r in records.read(claim.experiment, results) if _matches(r.config, claim.where)]
+    if not wanted:
+        raise UsageError(f"claim {claim.id}: no trial of {experiment.name} is like {claim.where}")
+    found = [r for r in records.read(claim.experiment, results) if r.key in wanted]
     fresh = [r for r in found if not r.stale]
     missing = wanted - {r.key for r in fresh}
     if missing:
@@ -189,18 +210,23 @@ def decide(claim: Claim, readings: Mapping[str, Sequence[float]], count: int = 0
     Raises
     ------
     UsageError
-        If a test names a reading that was not measured.
+        If a test names a reading that was not measured, or a value is not finite.
     """
     tests = {test.reading: test for test in claim.tests}
     unknown = [name for name in tests if name not in readings]
     if unknown:
         raise UsageError(f"claim {claim.id}: nothing measures {unknown[0]!r}")
+    for name, values in readings.items():
+        if not values or not all(map(isfinite, values)):
+            raise UsageError(f"claim {claim.id}: {name!r} must be finite numbers, got {values}")
     order = [*tests, *(name for name in readings if name not in tests)]
     found = tuple(_result(claim, name, readings[name], tests.get(name)) for name in order)
     judged = [result for result in found if result.test]
     verdicts = {result.verdict for result in judged}
-    if len(readings[judged[0].reading]) < claim.seeds and claim.kind not in _EXACT:
-        few = f"{len(readings[judged[0].reading])} of {claim.seeds} seeds"
+    fewest = min(result.estimate.n for result in judged)
+    shown = "contradicted" in verdicts and claim.kind in _EXACT  # one counterexample will do
+    if fewest < claim.seeds and not shown:
+        few = f"{fewest} of {claim.seeds} seeds"
         return Judgement(claim, "inconclusive", few, found, count)
     for verdict in ("contradicted", "inconclusive"):
         if verdict in verdicts:

@@ -2,7 +2,8 @@
 
 It only reads arguments and prints; the work is in the modules it calls.
 Exit status: 0 if all is well, 1 if ``verify`` finds records that cannot be trusted or do not
-repeat, 2 for what the user can mend, in one line.
+repeat, 2 for what the user can mend, in one line: also a data set that is damaged, or missing
+though it was named.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcnn import __version__
-from mcnn.errors import McnnError, UsageError
+from mcnn.errors import McnnError, UsageError, unknown
 from mcnn.experiments.base import PROFILES
 
 _RUN = """examples:
@@ -34,7 +35,7 @@ _VERIFY = """examples:
 """
 _MERGE = """examples:
   mcnn merge ~/gpu-machine/results      add its records to results/
-  mcnn merge a.jsonl b.jsonl --results elsewhere
+  mcnn merge a/density-mnist.jsonl b/density-mnist.jsonl --results elsewhere
 """
 _DATA = """examples:
   mcnn data                             what is found where
@@ -51,9 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        return args.command(args)
+        status = args.command(args)
+        sys.stdout.flush()  # a pipe that is closed shows itself here at the latest
+        return status
     except McnnError as error:
-        print(f"mcnn: error: {error}", file=sys.stderr)
+        print(f"mcnn: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mcnn: stopped; what was recorded stays, call again to go on", file=sys.stderr)
@@ -196,17 +199,16 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mcnn import claims, experiments, project, records, report, verification
+    from mcnn import claims, project, report, verification
 
+    if args.results and not args.results.is_dir():
+        raise UsageError(f"no folder {args.results}")
     results = args.results or project.results_dir("full")
     known = claims.load()
     for name in args.claim:
         if name not in known:
-            raise UsageError(f"no claim {name!r}; there are: {', '.join(known)}")
-    problems = []
-    for name in experiments.all_experiments():
-        problems += records.scan(records.path(name, results))[1]
-    problems += verification.foreign_files(results)
+            raise unknown("claim", name, known)
+    problems = verification.problems(results)
     for problem in problems:
         print(f"mcnn: {problem}", file=sys.stderr)
     if problems:
@@ -241,11 +243,17 @@ def _merge(args: argparse.Namespace) -> int:
 def _data(args: argparse.Namespace) -> int:
     from mcnn import data
 
-    unknown = [name for name in args.dataset if name not in data.DATASETS]
-    if unknown:
-        raise UsageError(f"no data set {unknown[0]!r}; there are: {', '.join(data.DATASETS)}")
+    for name in args.dataset:
+        if name not in data.DATASETS:
+            raise unknown("data set", name, data.DATASETS)
+    width = max(map(len, data.DATASETS))
+    bad = ("damaged", "missing") if args.dataset or args.download else ("damaged",)
+    code = 0
     for name in args.dataset or data.DATASETS:
         if args.download:
             data.download(name)
-        print(data.status(name))
-    return 0
+        found = data.status(name)
+        place = f" in {found.folder}" if found.state == "ok" else ""
+        print(f"{name:<{width}}  {found.state:<7}  {found.detail}{place}", flush=True)
+        code = 2 if found.state in bad else code
+    return code

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,26 @@ def seal(line: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     RecordError
-        If a metric is NaN or infinite, or not plain JSON.
+        If a metric is NaN or infinite, or not plain JSON; the message says which.
     """
-    try:
-        line = json.loads(json.dumps(line, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise RecordError(
-            f"a trial of {line.get('experiment')} cannot be recorded: {error}"
-        ) from None
+    if unfit := _unfit(line, ""):
+        raise RecordError(f"cannot be recorded: {unfit}; only finite numbers, text, lists and such")
+    line = json.loads(json.dumps(line, allow_nan=False))
     return line | {"digest": digest(line)}
+
+
+def _unfit(value: Any, place: str) -> str | None:
+    """Return the place of the first value that is not plain JSON, with the value, if any is."""
+    if isinstance(value, dict):
+        parts = [(f"{place}.{k}".lstrip("."), v) for k, v in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [(f"{place}[{i}]", v) for i, v in enumerate(value)]
+    else:
+        plain = isinstance(value, str | int | None) or (
+            isinstance(value, float) and isfinite(value)
+        )
+        return None if plain else f"{place} is {value!r:.60}"
+    return next(filter(None, (_unfit(v, p) for p, v in parts)), None)
 
 
 def path(experiment: str, results: Path) -> Path:
@@ -208,13 +220,14 @@ def append(lines: Iterable[dict[str, Any]], file: Path, *, overwrite: bool = Fal
         with FileLock(file.parent / ".lock"):
             for orphan in file.parent.glob(f".{file.name}.*"):
                 orphan.unlink()  # left by a kill: whoever holds the lock is the only writer
-            old = [text for _, text in _lines(file)]
-            known = {_hash(text) for text in old} - {None}
-            new = [x for x in lines if overwrite or x.get("hash") not in known]
+            old = [(_key_of(text), text) for _, text in _lines(file)]
+            new = {_key(line): line for line in lines}
             if overwrite:
-                again = {x["hash"] for x in new}
-                old = [text for text in old if _hash(text) not in again]
-            texts = old + [json.dumps(x, allow_nan=False).encode() for x in new]
+                old = [(key, text) for key, text in old if key not in new]
+            else:
+                held = {key for key, _ in old}
+                new = {key: line for key, line in new.items() if key not in held}
+            texts = [text for _, text in old] + [json.dumps(x).encode() for x in new.values()]
             if new:
                 replace_file(file, b"".join(text + b"\n" for text in texts))
     except OSError as error:
@@ -225,13 +238,17 @@ def append(lines: Iterable[dict[str, Any]], file: Path, *, overwrite: bool = Fal
     return len(new)
 
 
-def _hash(text: bytes) -> str | None:
-    """Return the hash of a line that may be damaged, for then it does not count as known."""
+def _key(line: dict[str, Any]) -> str:
+    """Return what may stand in a file once: a trial's hash; a note has none but its digest."""
+    return line.get("hash", line["digest"])
+
+
+def _key_of(text: bytes) -> str | None:
+    """Return the key of a line in a file; a damaged line has none and is kept as it is."""
     try:
-        line = _parse(text)
+        return _key(_parse(text))
     except RecordError:
         return None
-    return line.get("hash")
 
 
 def replace_file(file: Path, content: bytes) -> None:
@@ -250,19 +267,21 @@ def replace_file(file: Path, content: bytes) -> None:
 
 
 def merge(sources: Sequence[Path], results: Path) -> Counter:
-    """Add the records of other machines to a folder, by hash.
+    """Add the records of other machines to a folder, by hash, and the notes of a folder.
+
+    A trial that is recorded here stays as it is, unless its record is stale and the other is not.
 
     Parameters
     ----------
     sources
-        Files or folders of records.
+        Folders of records, or files named after their experiments.
     results
         Folder to add to.
 
     Returns
     -------
     Counter
-        How many records of each experiment were new.
+        How many records of each experiment were taken over.
 
     Raises
     ------
@@ -271,20 +290,26 @@ def merge(sources: Sequence[Path], results: Path) -> Counter:
         merged then.
     """
     good: dict[str, list[Record]] = {}
+    notes = []
     for source in sources:
-        files = sorted(source.glob("*.jsonl")) if source.is_dir() else [source]
         if not source.exists():
             raise RecordError(f"no such file or folder: {source}")
-        for file in files:
+        for file in sorted(source.glob("*.jsonl")) if source.is_dir() else [source]:
             if file.name == REVALIDATIONS:
+                notes += revalidations(file.parent)
                 continue
             found, problems = scan(file)
             if problems:
                 raise RecordError(problems[0])
             good.setdefault(file.stem, []).extend(found)
+    append(notes, results / REVALIDATIONS)
     added = Counter()
     for name, found in good.items():
-        added[name] = append([r.line for r in found], path(name, results))
+        file, fresh = path(name, results), fresh_codes(experiments.get(name), results)
+        found.sort(key=lambda r: r.provenance["code"] in fresh)  # of two, the last is taken
+        stale = {r.key for r in scan(file)[0] if r.provenance["code"] not in fresh}
+        better = [r.line for r in found if r.key in stale and r.provenance["code"] in fresh]
+        added[name] = append(better, file, overwrite=True) + append([r.line for r in found], file)
     return added
 
 
@@ -292,10 +317,10 @@ def fresh_codes(experiment: Experiment, results: Path) -> set[str]:
     """Return the code hashes whose records count: today's, and those revalidated under it."""
     now = code_hash(experiment.run.__module__)
     notes = [note for note in revalidations(results) if note["experiment"] == experiment.name]
-    fresh = {now}
-    for note in reversed(notes):  # a later note can lead on from an earlier one
-        if note["code"] in fresh:
-            fresh |= set(note["older"])
+    fresh, more = set(), {now}
+    while more - fresh:  # a note can lead on from another
+        fresh |= more
+        more = {code for note in notes if note["code"] in fresh for code in note["older"]}
     return fresh
 
 
@@ -307,11 +332,19 @@ def revalidations(results: Path) -> list[dict[str, Any]]:
     RecordError
         If a note is damaged or altered; the message gives file and line.
     """
+    notes, problems = scan_notes(results)
+    if problems:
+        raise RecordError(problems[0])
+    return notes
+
+
+def scan_notes(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read the notes of a folder: those that hold, and a line for each that does not."""
     file = results / REVALIDATIONS
-    notes = []
+    notes, problems = [], []
     for number, text in _lines(file):
         try:
             notes.append(_parse(text))
         except RecordError as error:
-            raise RecordError(f"{file}:{number}: {error}") from None
-    return notes
+            problems.append(f"{file}:{number}: {error}; take the line out and revalidate again")
+    return notes, problems

@@ -1,17 +1,28 @@
 """Running trials: those that have no record yet, here, on several processes, or on a cluster.
 
 The trials are independent, so every engine is an executor that maps a trial to its record.
-The driver alone writes records, each as soon as it comes.
+The driver alone writes records, each as soon as it comes; a trial that fails stops no other.
 """
 
+import dataclasses
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    ProcessPoolExecutor,
+    as_completed,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +30,7 @@ import torch
 from tqdm import tqdm
 
 from mcnn import data, experiments, project, provenance, records
-from mcnn.errors import McnnError, UsageError
+from mcnn.errors import McnnError, TrialError, UsageError, unknown
 from mcnn.experiments.base import PROFILES, Experiment, Trial
 
 
@@ -85,10 +96,10 @@ def plan(
     if profile not in PROFILES:
         raise UsageError(f"no profile {profile!r}; there are: {', '.join(PROFILES)}")
     trials = experiment.trials(profile, experiment.seeds[profile] if seeds is None else seeds)
+    fields = [f.name for f in dataclasses.fields(experiment.trial)]
     for field, value in (where or {}).items():
-        if trials and not hasattr(trials[0], field):
-            known = ", ".join(trials[0].config())
-            raise UsageError(f"trials of {name} have no field {field!r}; they have: {known}")
+        if field not in fields:
+            raise unknown(f"field of {name}'s trials", field, fields)
         values = {str(getattr(trial, field)) for trial in trials}
         trials = [trial for trial in trials if str(getattr(trial, field)) == value]
         if not trials:
@@ -110,9 +121,10 @@ def run(
     results: Path | None = None,
     jobs: int = 1,
     scheduler: str | None = None,
-    report: Callable[[records.Record], None] = lambda record: None,
 ) -> None:
     """Run what the plans list, and write each record as it comes.
+
+    A trial that fails is named on stderr, and the others run on.
 
     Parameters
     ----------
@@ -125,67 +137,95 @@ def run(
     jobs
         Processes on this machine, each with one thread.
     scheduler
-        Address of a ``dask.distributed`` scheduler, whose workers then run the trials.
-    report
-        Called with each new record.
+        Address of a ``dask.distributed`` scheduler, whose workers then run the trials and have
+        the data.
 
     Raises
     ------
+    TrialError
+        If trials failed; the others are recorded.
     McnnError
-        What a trial or the results folder complains of; what was recorded before stays.
+        If data are missing, the results folder cannot be written, or the workers are gone or run
+        other code; what was recorded before stays.
     """
     work = [(p, trial) for p in plans for trial in p.todo]
     for folder in {results or project.results_dir(p.profile) for p in plans}:
         _check_writable(folder)
-    _check_data(trial for _, trial in work)
+    if not scheduler:
+        _check_data(trial for _, trial in work)
+    modules = {p.experiment.run.__module__ for p in plans}
+    codes = {module: provenance.code_state(module)["code"] for module in modules}
+    failures = []
     bar = tqdm(total=len(work), unit="trial", desc="trials", disable=None, smoothing=0)
-    with bar, _executor(jobs, scheduler) as executor:
-        for p, line in _results(executor, work, device):
-            file = records.path(p.experiment.name, results or project.results_dir(p.profile))
-            records.append([line], file, overwrite=True)
+    with bar, _executor(min(jobs, len(work)), scheduler) as executor:
+        for p, trial, finish in _finished(executor, work, device):
+            name = p.experiment.name
+            try:
+                line = finish()
+            except (BrokenExecutor, CancelledError) as error:
+                raise McnnError(
+                    "the workers are gone: killed, or out of memory; "
+                    "what was recorded stays, run again with fewer jobs"
+                ) from error
+            except Exception as error:
+                failures.append(f"{name} failed on {trial}: {_first_line(error)}")
+                shown = [] if isinstance(error, McnnError) else traceback.format_exception(error)
+                tqdm.write("".join([*shown, failures[-1]]), file=sys.stderr)
+            else:
+                if line["provenance"]["code"] != codes[p.experiment.run.__module__]:
+                    raise UsageError(f"a worker runs other code of {name} than is here: update it")
+                file = records.path(name, results or project.results_dir(p.profile))
+                records.append([line], file, overwrite=True)
             bar.update()
-            report(records.Record(line))
+    if failures:
+        raise TrialError(f"{len(failures)} of {len(work)} trials failed, first {failures[0]}")
 
 
-def _results(
+def _finished(
     executor: Executor | None, work: list[tuple[Plan, Trial]], device: torch.device
-) -> Iterator[tuple[Plan, dict[str, Any]]]:
+) -> Iterator[tuple[Plan, Trial, Callable[[], dict[str, Any]]]]:
+    """Yield each piece of work when it is done, with the call that gives its outcome."""
+    calls = [partial(run_trial, p.experiment.name, p.profile, t, device) for p, t in work]
     if executor is None:
-        for p, trial in work:
-            yield p, run_trial(p.experiment.name, p.profile, trial, device)
+        yield from ((*item, call) for item, call in zip(work, calls, strict=True))
         return
-    futures = {
-        executor.submit(run_trial, p.experiment.name, p.profile, trial, device): p
-        for p, trial in work
-    }
+    futures = {executor.submit(call): item for item, call in zip(work, calls, strict=True)}
     try:
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield *futures[future], future.result
     finally:
         for future in futures:
             future.cancel()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error) if isinstance(error, McnnError) else f"{type(error).__name__}: {error}"
+    return text.partition("\n")[0]
+
+
+_one_at_a_time = threading.Lock()
 
 
 def run_trial(name: str, profile: str, trial: Trial, device: torch.device) -> dict[str, Any]:
     """Run one trial and return its sealed record.
 
     CPU trials run on one thread: sums then come in one order, and the numbers repeat exactly.
+    The number of threads and the memory are the whole process's, so that a process runs one trial
+    at a time, also where it is a worker with many threads.
     """
     experiment = experiments.get(name)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    start = time.perf_counter()
-    try:
+    module = experiment.run.__module__
+    provenance.code_state(module)  # before the trial: files may be edited while it runs
+    with _one_at_a_time, _one_thread():
+        provenance.reset_peak_memory(device)
+        start = time.perf_counter()
         metrics = experiment.run(trial, device)
-    finally:
-        torch.set_num_threads(threads)
-    dataset = getattr(trial, "dataset", None)
-    made_by = provenance.describe(experiment.run.__module__, device) | {
-        "data": dataset and data.load(dataset).fingerprint,
-        "seconds": round(time.perf_counter() - start, 3),
-        "peak_memory_bytes": provenance.peak_memory(device),
+        seconds = time.perf_counter() - start
+        peak = provenance.peak_memory(device)
+    made_by = provenance.describe(module, device) | {
+        "data": _fingerprint(getattr(trial, "dataset", None)),
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     line = {
@@ -197,6 +237,22 @@ def run_trial(name: str, profile: str, trial: Trial, device: torch.device) -> di
         "provenance": made_by,
     }
     return records.seal(line)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@cache
+def _fingerprint(dataset: str | None) -> str | None:
+    """Return the fingerprint of a data set; reading one takes a while."""
+    return dataset and data.load(dataset).fingerprint
 
 
 @contextmanager
@@ -213,8 +269,9 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor | None]:
 
 
 def _start_worker() -> None:
-    """Keep a worker's inner bars quiet, and end it when its driver is killed."""
+    """Keep a worker's inner bars quiet, and end it when its driver is stopped or killed."""
     os.environ["TQDM_DISABLE"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 

@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,11 +11,17 @@ from mcnn import experiments, provenance, records, runner
 from mcnn.errors import UsageError
 
 
-def foreign_files(results: Path) -> list[str]:
-    """Return a line for each file of records that belongs to no experiment."""
-    known = {*(f"{name}.jsonl" for name in experiments.all_experiments()), records.REVALIDATIONS}
-    files = sorted(results.glob("*.jsonl"))
-    return [f"{f}:1: foreign: no experiment {f.stem!r}" for f in files if f.name not in known]
+def problems(results: Path) -> list[str]:
+    """Return a line for each record or note that is damaged, altered or foreign."""
+    found = []
+    for file in sorted(results.glob("*.jsonl")):
+        if file.name == records.REVALIDATIONS:
+            found += records.scan_notes(results)[1]
+        elif file.stem in experiments.all_experiments():
+            found += records.scan(file)[1]
+        else:
+            found.append(f"{file}:1: foreign: no experiment {file.stem!r}")
+    return found
 
 
 def spot(count: int, device: str, results: Path, seed: int | None = None) -> int:
@@ -42,6 +47,8 @@ def spot(count: int, device: str, results: Path, seed: int | None = None) -> int
 def revalidate(name: str, count: int, device: str, results: Path, seed: int | None = None) -> int:
     """Run a sample of an experiment's stale records again; if all agree, note that they hold.
 
+    Every version of the code that made some of them is sampled, ``count`` records of each.
+
     Returns
     -------
     int
@@ -51,21 +58,23 @@ def revalidate(name: str, count: int, device: str, results: Path, seed: int | No
     if not stale:
         print(f"{name}: no record is stale")
         return 0
-    chosen = _sample(stale, count, seed)
+    older = sorted({r.provenance["code"] for r in stale})
+    of_each = [[r for r in stale if r.provenance["code"] == code] for code in older]
+    chosen = [r for group in of_each for r in _sample(group, count, seed)]
     if not _again(chosen, device):
         print(f"{name}: the records do not hold under today's code; run it with --redo-stale")
         return 1
-    where = runner.resolve_device(device)
-    module = experiments.get(name).run.__module__
-    made = provenance.describe(module, where)
     note = {
         "experiment": name,
-        "older": sorted({r.provenance["code"] for r in stale}),
+        "older": older,
         "sample": [r.key for r in chosen],
         "noted": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    records.append([records.seal(note | made)], results / records.REVALIDATIONS)
-    print(f"{name}: {len(stale)} stale records hold; noted in {results / records.REVALIDATIONS}")
+    module = experiments.get(name).run.__module__
+    note |= provenance.describe(module, runner.resolve_device(device))
+    file = results / records.REVALIDATIONS
+    records.append([records.seal(note)], file)
+    print(f"{name}: {len(stale)} stale records hold; noted in {file}")
     return 0
 
 
@@ -78,11 +87,11 @@ def _again(chosen: Sequence[records.Record], device: str) -> bool:
     agree = True
     for record in tqdm(chosen, unit="trial", disable=None, leave=False):
         tolerance = experiments.get(record.experiment).tolerance
-        difference = runner.rerun(replace(record), runner.resolve_device(device))
+        difference = runner.rerun(record, runner.resolve_device(device))
         good = difference <= tolerance
         agree &= good
         word = "agrees" if good else "DIFFERS"
-        print(
+        tqdm.write(
             f"{record.experiment} {record.key} {word}: largest difference {difference:.3g}, "
             f"tolerance {tolerance:g}"
         )

@@ -44,7 +44,7 @@ def learn(
     learners: int = 32,
     walkers: int = 32,
     target: str = "expected",
-    explore: float = 0.2,
+    explore: float = 0.05,
     power: float = 0.7,
 ) -> Tensor:
     """Learn the solution while walking.
@@ -67,6 +67,8 @@ def learn(
         One of :data:`TARGETS`.
     explore
         Probability of a step to a uniformly chosen cell, in (0, 1].
+        The more a walk follows its table, the closer p is to k times Q, and the less noise there
+        is in the sampled target.
     power
         The k-th visit of a cell moves its value by the fraction (1 + k/h)**-power, in (0.5, 1),
         where h = 1/(1 - albedo) is how many steps of a walk matter.

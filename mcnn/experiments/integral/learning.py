@@ -56,7 +56,13 @@ def run(trial: TransportTrial, device: torch.device) -> dict:
     table = torch.zeros(trial.cells, dtype=torch.float64)
     for target in TARGETS:
         tables = learn(
-            rod, trial.steps, generator, trial.cells, trial.learners, target=target
+            rod,
+            trial.steps,
+            generator,
+            trial.cells,
+            trial.learners,
+            target=target,
+            explore=trial.explore,
         ).cpu()
         found = _estimate(gather(rod, tables, x)[:, 0])
         metrics[target] = found | {"bar": math.hypot(found["bar"], grid), "grid": grid}
@@ -69,7 +75,9 @@ def run(trial: TransportTrial, device: torch.device) -> dict:
     for steps in _LEARNED:
         learned = torch.zeros_like(table)
         if steps:
-            learned = learn(rod, steps, generator, trial.cells, learners=1)[0]
+            learned = learn(rod, steps, generator, trial.cells, learners=1, explore=trial.explore)[
+                0
+            ]
         variance = _guided(rod, trial, learned, generator).var()
         ratios.append(float(plain.var() / variance))
     metrics["variance ratio"] = {"steps": list(_LEARNED), "ratio": ratios}

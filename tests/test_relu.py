@@ -60,6 +60,13 @@ def test_exact_maximum_is_exact(device, dtype):
     assert relu.maximum(nan, y).isnan().all()
 
 
+def test_exact_maximum_where_only_all_pairs_of_bfloat16_found_it_wrong_before():
+    # Halving the operands, so that y - x cannot overflow, loses the last bit of this y.
+    x = torch.tensor(-(2.0**-117) * 253 / 128, dtype=torch.bfloat16)
+    y = torch.tensor(2.0**-133 * 255, dtype=torch.bfloat16)
+    assert relu.maximum(x, y) == y
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.floats(width=32, allow_nan=False), st.floats(width=32, allow_nan=False))
 def test_exact_maximum_of_any_floats(x, y):

@@ -16,22 +16,34 @@ The forms of the maximum, and what floating point makes of them:
 with :math:`[z]=\operatorname{ReLU}(z)`.
 
 Why ``exact`` is exact.
-Let :math:`u=[\frac y2-\frac x2]` and :math:`m=x+u+u`; halves, because :math:`y-x` may overflow.
+Let :math:`u=[y-x]` and :math:`m=x+u`, both rounded.
 If :math:`x\ge y` then :math:`u=0` and :math:`m=x`.
-Otherwise :math:`m` is :math:`y` up to rounding, and :math:`y-m` is a floating point number: where
-:math:`m` is within a factor of two of :math:`y` by Sterbenz's lemma; and where :math:`|x|` dwarfs
-:math:`|y|` because the sums cancel without error and leave the rounding error of the first
-subtraction, which is a floating point number.
+Otherwise :math:`m` is :math:`y` up to rounding, and the error :math:`y-m` is a floating point
+number:
+
+* If :math:`|y|\le|x|/3`, then :math:`u` is near :math:`-x`, so :math:`x+u` is exact by Sterbenz's
+  lemma [1]_, and the error is that of one subtraction, :math:`y-x`. The error of a sum or
+  difference is a floating point number [2]_.
+* Else :math:`m` is within a factor of two of :math:`y`, and :math:`y-m` is exact by that lemma.
+
 So :math:`m+[y-m]-[m-y]` is :math:`y` without error.
 The last term must not act where :math:`x\ge y`, for there :math:`m-y` is no error.
-It is gated: :math:`a-[a-4u]` is 0 if :math:`u=0` and :math:`a` if :math:`a\le 4u`, which the error
+It is gated: :math:`a-[a-u]` is 0 if :math:`u=0`, and :math:`a` if :math:`a\le u`, which the error
 :math:`a` never exceeds.
 
+Where :math:`y-x` overflows, it is clipped to the largest number, :math:`m` falls short of
+:math:`y`, and :math:`m+[y-m]` comes within one ulp before the error is taken.
 Infinities would meet as :math:`\infty-\infty`.
-They are clipped to the largest number before, and a code of -1, 0 or 1 that travels beside says
-afterwards where to put them back.
+They are clipped first, and a code of -1, 0 or 1 that travels beside says afterwards where to put
+them back.
 
 The experiment ``relu-max`` tries all :math:`2^{32}` pairs of float16 and of bfloat16 numbers.
+
+References
+----------
+.. [1] P. H. Sterbenz: Floating-point computation. Prentice-Hall, 1974.
+.. [2] T. J. Dekker: A floating-point technique for extending the available precision. Numerische
+   Mathematik 18, 1971.
 """
 
 from collections.abc import Callable
@@ -109,8 +121,7 @@ def maximum(x: Tensor, y: Tensor, form: str = "exact") -> Tensor:
     form
         One of :data:`FORMS`, see the table above.
         ``"symmetric"`` has two ReLUs, ``"skip"`` one.
-        ``"exact"`` has five and six clips at the largest number; all but four ReLUs and two clips
-        are there for infinities.
+        ``"exact"`` has six, and seven clips at the largest number, four of them for infinities.
 
     Returns
     -------
@@ -157,11 +168,12 @@ def skip(x: Tensor, y: Tensor) -> Tensor:
 def exact_finite(x: Tensor, y: Tensor) -> Tensor:
     """Return the larger of two finite numbers, exactly; see the proof above."""
     largest = torch.finfo(x.dtype).max
-    up = torch.relu(0.5 * y - 0.5 * x)
-    near = (x + up + up).clamp(-largest, largest)  # x where x >= y, else y up to rounding
+    up = torch.relu(y - x).clamp(max=largest)
+    near = (x + up).clamp(-largest, largest)  # x where x >= y, else y up to rounding
+    near = near + torch.relu(y - near)  # matters where y - x overflowed
     below = torch.relu(y - near)
     above = torch.relu(near - y).clamp(max=largest)
-    return near + below - (above - torch.relu(above - 4 * up))
+    return near + below - (above - torch.relu(above - up))
 
 
 def split_ends(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """Operands for identities that hold on paper: of every magnitude, and where rounding bites."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,8 @@ def hard_pairs(n: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[
     """Return pairs where sums of x and y may go wrong, about 3 n of them.
 
     One third has random bits, so the operands are far apart; in one third they are the same or
-    neighbours; in one third they have opposite signs and a few binades between them.
+    neighbours; in one third they have opposite signs and at most as many binades between them as
+    the type has bits, so that the smaller one is rounded but not lost.
     All pairs of special numbers come on top.
     """
     x, y = any_number(2 * n, dtype, generator).view(2, n)
@@ -49,8 +52,12 @@ def hard_pairs(n: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[
     steps = torch.randint(-4, 5, (n,), generator=generator, dtype=integer)
     near = (x.view(integer) + steps).view(dtype)
     near = near.where(~near.isnan(), torch.inf)
-    gap = torch.randint(-8, 9, (n,), generator=generator)
-    shifted = -torch.ldexp(x.double(), gap + 0.0).to(dtype)
+    reach = 2 - math.frexp(torch.finfo(dtype).eps)[1]
+    gap = torch.randint(-reach, reach + 1, (n,), generator=generator)
+    bits = torch.randint(-64, 65, (n,), generator=generator, dtype=integer)
+    shifted = (-torch.ldexp(x.double(), gap.double()).to(dtype)).view(integer) + bits
+    shifted = shifted.view(dtype)
+    shifted = shifted.where(~shifted.isnan(), torch.inf)
     special = special_numbers(dtype)
     a, b = torch.meshgrid(special, special, indexing="ij")
     left = torch.cat([x, x, x, a.flatten()])

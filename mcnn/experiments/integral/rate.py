@@ -106,7 +106,7 @@ def measure(records: Sequence[Record]) -> Mapping[str, Sequence[float]]:
 
 EXPERIMENT = Experiment(
     name="integral-rate",
-    summary="error of an integral layer against its number of nodes, for six kinds of nodes",
+    summary="error of an integral layer against its number of nodes, for seven kinds of nodes",
     trial=RateTrial,
     trials=trials,
     run=run,

@@ -30,6 +30,8 @@ def faults(path: Path) -> list[str]:
     except (ValueError, nbformat.ValidationError) as error:
         return [f"{path}: not a valid notebook: {str(error).splitlines()[0]}"]
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    if not any(cell.outputs for cell in code):
+        return [f"{path}: has no outputs: record them with `make notebooks`"]
     found = list(_of_notebook(notebook, code))
     for number, cell in enumerate(code, 1):
         found += [f"code cell {number} {fault}" for fault in _of_cell(cell, number)]
@@ -37,8 +39,6 @@ def faults(path: Path) -> list[str]:
 
 
 def _of_notebook(notebook, code):
-    if not any(cell.outputs for cell in code):
-        yield "has no outputs: record them with `make notebooks`"
     if "papermill" in notebook.metadata:
         yield "carries papermill's metadata"
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":

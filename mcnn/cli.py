@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mcnn import __version__
 from mcnn.errors import McnnError, UsageError, unknown
-from mcnn.experiments.base import PROFILES
+from mcnn.project import PROFILES
 
 _RUN = """examples:
   mcnn run density-mnist                              the fast profile, in seconds
@@ -230,10 +230,10 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from mcnn import project, records
+    from mcnn import merging, project
 
     results = args.results or project.results_dir("full")
-    added = records.merge(args.source, results)
+    added = merging.merge(args.source, results)
     for name, count in sorted(added.items()):
         print(f"{name}: {count} new records")
     print(f"{sum(added.values())} new records in {results}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from mcnn.errors import UsageError
 
 CLAIMS = "claims.yml"
+PROFILES = ("fast", "full")
 
 
 def root() -> Path:

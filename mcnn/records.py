@@ -9,8 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
@@ -21,7 +20,7 @@ from filelock import FileLock
 
 from mcnn import experiments, project
 from mcnn.errors import McnnError, RecordError
-from mcnn.experiments.base import PROFILES, Experiment, Trial
+from mcnn.experiments.base import Experiment, Trial
 from mcnn.provenance import code_hash
 
 REVALIDATIONS = "revalidations.jsonl"
@@ -170,7 +169,7 @@ def _check(text: bytes, stem: str) -> Record:
     line = _parse(text)
     try:
         name, profile, config = line["experiment"], line["profile"], line["config"]
-        if name != stem or profile not in PROFILES:
+        if name != stem or profile not in project.PROFILES:
             raise RecordError(f"foreign: a record of {name!r} ({profile!r})")
         experiment = experiments.get(name)
         if line["hash"] != experiment.key(profile, experiment.parse(config)):
@@ -264,53 +263,6 @@ def replace_file(file: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
-
-
-def merge(sources: Sequence[Path], results: Path) -> Counter:
-    """Add the records of other machines to a folder, by hash, and the notes of a folder.
-
-    A trial that is recorded here stays as it is, unless its record is stale and the other is not.
-
-    Parameters
-    ----------
-    sources
-        Folders of records, or files named after their experiments.
-    results
-        Folder to add to.
-
-    Returns
-    -------
-    Counter
-        How many records of each experiment were taken over.
-
-    Raises
-    ------
-    RecordError
-        If a source is missing, or a record in it is damaged, altered or foreign: nothing is
-        merged then.
-    """
-    good: dict[str, list[Record]] = {}
-    notes = []
-    for source in sources:
-        if not source.exists():
-            raise RecordError(f"no such file or folder: {source}")
-        for file in sorted(source.glob("*.jsonl")) if source.is_dir() else [source]:
-            if file.name == REVALIDATIONS:
-                notes += revalidations(file.parent)
-                continue
-            found, problems = scan(file)
-            if problems:
-                raise RecordError(problems[0])
-            good.setdefault(file.stem, []).extend(found)
-    append(notes, results / REVALIDATIONS)
-    added = Counter()
-    for name, found in good.items():
-        file, fresh = path(name, results), fresh_codes(experiments.get(name), results)
-        found.sort(key=lambda r: r.provenance["code"] in fresh)  # of two, the last is taken
-        stale = {r.key for r in scan(file)[0] if r.provenance["code"] not in fresh}
-        better = [r.line for r in found if r.key in stale and r.provenance["code"] in fresh]
-        added[name] = append(better, file, overwrite=True) + append([r.line for r in found], file)
-    return added
 
 
 def fresh_codes(experiment: Experiment, results: Path) -> set[str]:

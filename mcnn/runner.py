@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from mcnn import data, experiments, project, provenance, records
 from mcnn.errors import McnnError, TrialError, UsageError, unknown
-from mcnn.experiments.base import PROFILES, Experiment, Trial
+from mcnn.experiments.base import Experiment, Trial
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def plan(
         For an unknown experiment, profile or field, or if ``where`` leaves no trial.
     """
     experiment = experiments.get(name)
-    if profile not in PROFILES:
-        raise UsageError(f"no profile {profile!r}; there are: {', '.join(PROFILES)}")
+    if profile not in project.PROFILES:
+        raise unknown("profile", profile, project.PROFILES)
     trials = experiment.trials(profile, experiment.seeds[profile] if seeds is None else seeds)
     fields = [f.name for f in dataclasses.fields(experiment.trial)]
     for field, value in (where or {}).items():
@@ -307,31 +307,3 @@ def _check_data(trials: Iterator[Trial]) -> None:
     """Find out before the first trial that a data set is missing or damaged."""
     for name in sorted({getattr(trial, "dataset", None) or "" for trial in trials} - {""}):
         data.load(name)
-
-
-def rerun(record: records.Record, device: torch.device) -> float:
-    """Run a recorded trial again and return by how much its metrics differ at most.
-
-    Raises
-    ------
-    McnnError
-        If the metrics have another shape.
-    """
-    line = run_trial(record.experiment, record.profile, record.config, device)
-    try:
-        return _difference(record.metrics, line["metrics"])
-    except ValueError as error:
-        raise McnnError(f"trial {record.key} of {record.experiment}: {error}") from None
-
-
-def _difference(a: Any, b: Any, place: str = "metrics") -> float:
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return max((_difference(a[k], b[k], f"{place}.{k}") for k in a), default=0.0)
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        pairs = enumerate(zip(a, b, strict=True))
-        return max((_difference(x, y, f"{place}[{i}]") for i, (x, y) in pairs), default=0.0)
-    if isinstance(a, int | float) and isinstance(b, int | float):
-        return abs(a - b)
-    if a == b:
-        return 0.0
-    raise ValueError(f"{place} is no longer the same")

@@ -15,7 +15,7 @@ and integer arithmetic gives the same bits on every device.
 =====================  ====================================================================
 ``random``             independent and uniform: error n^(-1/2) whatever the dimension
 ``jittered``           one point in each of n equal cells: n^(-1/2-1/d) for smooth integrands
-``sobol``              Sobol' sequence, scrambled (Owen) by the seed
+``sobol``              Sobol' sequence; the seed scrambles digits (linear matrices and a shift)
 ``sobol-plain``        Sobol' sequence as it is; the seed is not used
 ``lattice``            rank-1 lattice, shifted by the seed
 ``van-der-corput``     radical inverse in base 2, rotated by the seed; one dimension

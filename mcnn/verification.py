@@ -4,11 +4,13 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from mcnn import experiments, provenance, records, runner
-from mcnn.errors import UsageError
+from mcnn.errors import McnnError, UsageError
 
 
 def problems(results: Path) -> list[str]:
@@ -87,7 +89,7 @@ def _again(chosen: Sequence[records.Record], device: str) -> bool:
     agree = True
     for record in tqdm(chosen, unit="trial", disable=None, leave=False):
         tolerance = experiments.get(record.experiment).tolerance
-        difference = runner.rerun(record, runner.resolve_device(device))
+        difference = rerun(record, runner.resolve_device(device))
         good = difference <= tolerance
         agree &= good
         word = "agrees" if good else "DIFFERS"
@@ -96,3 +98,31 @@ def _again(chosen: Sequence[records.Record], device: str) -> bool:
             f"tolerance {tolerance:g}"
         )
     return agree
+
+
+def rerun(record: records.Record, device: torch.device) -> float:
+    """Run a recorded trial again and return by how much its metrics differ at most.
+
+    Raises
+    ------
+    McnnError
+        If the metrics have another shape.
+    """
+    line = runner.run_trial(record.experiment, record.profile, record.config, device)
+    try:
+        return _difference(record.metrics, line["metrics"])
+    except ValueError as error:
+        raise McnnError(f"trial {record.key} of {record.experiment}: {error}") from None
+
+
+def _difference(a: Any, b: Any, place: str = "metrics") -> float:
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return max((_difference(a[k], b[k], f"{place}.{k}") for k in a), default=0.0)
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        return max((_difference(x, y, f"{place}[{i}]") for i, (x, y) in pairs), default=0.0)
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return abs(a - b)
+    if a == b:
+        return 0.0
+    raise ValueError(f"{place} is no longer the same")

@@ -18,7 +18,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from mcnn.errors import McnnError
-from mcnn.experiments.base import PROFILES
+from mcnn.project import PROFILES
 from mcnn.runner import resolve_device
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,8 +18,6 @@ from mcnn.errors import RecordError
 if TYPE_CHECKING:
     from mcnn.records import Record
 
-PROFILES = ("fast", "full")
-
 Measure = Callable[[Sequence["Record"]], Mapping[str, Sequence[float]]]
 
 

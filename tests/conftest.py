@@ -1,0 +1,35 @@
+"""What several tests share: an experiment that costs nothing, and processes that may be killed."""
+
+import multiprocessing
+
+import fake_experiments
+import pytest
+
+from mcnn import cli, experiments
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Register the experiment for one test."""
+    for name in ("FAKE_FAULT", "FAKE_LOG", "MCNN_RESULTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(experiments.all_experiments(), fake_experiments.NAME, fake_experiments.FAKE)
+    return fake_experiments.FAKE
+
+
+@pytest.fixture
+def mcnn(fake):
+    """Call the command line in a process of its own, which it may bring down; return its status."""
+
+    def call(*argv):
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=_main, args=([str(a) for a in argv],))
+        process.start()
+        process.join(60)
+        return process.exitcode
+
+    return call
+
+
+def _main(argv):
+    raise SystemExit(cli.main(argv))

@@ -49,7 +49,7 @@ lint: $(READY)  ## ruff and the notebook lint
 	@$(BIN)/python tests/notebook_lint.py $(wildcard notebooks/*.ipynb)
 
 test: lint book  ## everything: lint, book, unit tests, notebooks, the site in a browser
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist loadfile \
 		--nbval --nbval-current-env tests mcnn $(wildcard notebooks)
 
 lock: $(UV)  ## resolve requirements.in into requirements.txt

@@ -67,7 +67,7 @@ def trials(profile: str, seeds: Sequence[int]) -> list[ResolutionTrial]:
     small = {
         "dataset": "digits",
         "frequencies": 6,
-        "epochs": 20,
+        "epochs": 10,
         "resolutions": (16, 64, 256, 1024),
         "kinds": ("jittered",),
     }

@@ -60,15 +60,19 @@ def claims_table(chapter: str) -> Markdown:
 
 
 def _details(judgement: Judgement) -> list[list[str]]:
-    """Return a row for the claim and one for each reading."""
+    """Return a row for the claim and one for each reading that decides it."""
     claim = judgement.claim
-    rows = [[f"`{claim.id}`", claim.metric.strip(), "", "", "", _sign(judgement.verdict)]]
-    if not judgement.results:
-        rows[0][1] += f" ({judgement.reason})"
+    metric = claim.metric.strip()
+    others = sum(result.test is None for result in judgement.results)
+    if judgement.reason:
+        metric += f" ({judgement.reason})"
+    if others:
+        metric += f"; {others} more readings: `mcnn verify {claim.id}`"
+    rows = [[f"`{claim.id}`", metric, "", "", "", _sign(judgement.verdict)]]
     for result in judgement.results:
-        accepted = str(result.test) if result.test else "reported"
-        n, estimate = str(result.estimate.n), _estimate(result.estimate)
-        rows.append(["", result.reading, estimate, accepted, n, _sign(result.verdict)])
+        if result.test:
+            n, estimate = str(result.estimate.n), _estimate(result.estimate)
+            rows.append(["", result.reading, estimate, str(result.test), n, _sign(result.verdict)])
     return rows
 
 

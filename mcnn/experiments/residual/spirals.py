@@ -65,7 +65,7 @@ EXPERIMENTS = [
         trial=SpiralsTrial,
         trials=_trials,
         run=_run_spirals,
-        seeds={"fast": range(3), "full": range(10)},
+        seeds={"fast": range(2), "full": range(10)},
         measures={"residual-solver-spirals": measure},
         tolerance=0.02,
     ),

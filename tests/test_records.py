@@ -229,17 +229,17 @@ def test_a_file_of_no_experiment_is_foreign(tmp_path, fake, capsys):
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
         lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3),
         max_leaves=12,
     )
 )
 def test_a_sealed_line_reads_back_with_its_digest(value):
-    try:
-        sealed = records.seal({"metrics": value})
-    except RecordError as error:
-        assert "inf" in str(error)
-        return
+    sealed = records.seal({"metrics": value})
     again = json.loads(json.dumps(sealed))
     assert again == sealed
     assert records.digest(again) == sealed["digest"]

@@ -1,0 +1,334 @@
+"""Running trials: in this process, in several, on a cluster; what fails, what stops, what shows."""
+
+import multiprocessing
+import os
+import pty
+import re
+import signal
+import sys
+import termios
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+import pytest
+import torch
+from fake_experiments import NAME, FakeTrial
+
+from mcnn import cli, data, provenance, records, runner
+from mcnn.errors import McnnError, TrialError, UsageError
+
+CPU = torch.device("cpu")
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+
+
+@pytest.fixture
+def results(tmp_path, fake):
+    return tmp_path / "results"
+
+
+def metrics(results, profile="fast"):
+    found = records.read(NAME, results, profile)
+    return {r.config: r.metrics for r in found}
+
+
+def in_process(results, **options):
+    runner.run([runner.plan(NAME, "full", results=results)], CPU, results, **options)
+    return metrics(results, "full")
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as file:  # a zombie has ended
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+
+
+# Engines
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_trials_repeat_exactly_and_say_what_made_them(results, tmp_path, device):
+    where = torch.device(device)
+    p = runner.plan(NAME, results=results)
+    runner.run([p], where, results)
+    runner.run([p], where, tmp_path / "again")
+    assert metrics(results) == metrics(tmp_path / "again")
+    assert len(metrics(results)) == 4
+    for record in records.read(NAME, results, "fast"):
+        made = record.provenance
+        assert made["code"] == provenance.code_hash("fake_experiments")
+        assert made["device"] == provenance.device_name(where)
+        assert made["torch"] == torch.__version__
+        assert made["cuda"] == (torch.version.cuda if device == "cuda" else None)
+        assert made["data"] is None
+        assert 0 <= made["seconds"] < 10
+        assert made["peak_memory_bytes"] > (0 if device == "cuda" else 10**7)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", made["finished"])
+
+
+def test_peak_memory_is_the_trials_own(results, fake, monkeypatch):
+    def hungry(trial, device):
+        return {"total": torch.ones(trial.size * 2**20).sum().item()}
+
+    monkeypatch.setitem(fake.__dict__, "run", hungry)
+    sizes = (200, 1)
+    lines = [runner.run_trial(NAME, "fast", FakeTrial(size=size), CPU) for size in sizes]
+    large, small = (x["provenance"]["peak_memory_bytes"] for x in lines)
+    assert large - small > 0.8 * 4 * 199 * 2**20
+
+
+def test_a_record_names_the_data(tmp_path):
+    trial = runner.plan("density-ternary", results=tmp_path).todo[0]
+    line = runner.run_trial("density-ternary", "fast", trial, CPU)
+    assert line["provenance"]["data"] == data.load("digits").fingerprint
+    again = runner.run_trial("density-ternary", "fast", trial, CPU)
+    assert again["metrics"] == line["metrics"]
+
+
+def test_trials_run_on_one_thread_and_give_the_others_back(results, fake, monkeypatch):
+    seen = []
+
+    def count(trial, device):
+        seen.append(torch.get_num_threads())
+        raise ValueError("on purpose")
+
+    monkeypatch.setitem(fake.__dict__, "run", count)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="on purpose"):
+            runner.run_trial(NAME, "fast", FakeTrial(), CPU)
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_several_processes_give_the_same_numbers(results, tmp_path, monkeypatch):
+    alone = in_process(results)
+    log = tmp_path / "log"
+    monkeypatch.setenv("FAKE_LOG", str(log))
+    assert in_process(tmp_path / "jobs", jobs=2) == alone
+    pids = {row.split()[1] for row in log.read_text().splitlines()}
+    assert str(os.getpid()) not in pids
+
+
+def test_a_dask_cluster_gives_the_same_numbers(results, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    log = tmp_path / "log"
+    monkeypatch.setenv("FAKE_LOG", str(log))
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, dashboard_address=None, local_directory=tmp_path
+    ) as cluster:
+        on_cluster = in_process(tmp_path / "dask", scheduler=cluster.scheduler_address)
+        pids = {row.split()[1] for row in log.read_text().splitlines()}
+        assert str(os.getpid()) not in pids
+        monkeypatch.delenv("FAKE_LOG")
+        assert on_cluster == in_process(results)
+
+
+def test_a_scheduler_that_cannot_be_is_one_line(results, capsys):
+    command = ["run", NAME, "--scheduler", "carrier-pigeon://loft", "--results", str(results)]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert "no dask scheduler answers at carrier-pigeon://loft" in error
+    assert error.count("\n") == 1
+
+
+# Failures
+
+
+def test_a_trial_that_fails_stops_no_other_and_is_named(results, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_FAULT", "raise:1")
+    plans = [runner.plan(NAME, "full", results=results)]
+    message = (
+        r"2 of 6 trials failed, first fake-sum failed on FakeTrial\(seed=1, size=3, .*\): "
+        r"ValueError: a bug in a trial$"
+    )
+    with pytest.raises(TrialError, match=message):
+        runner.run(plans, CPU, results)
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "fake_experiments.py" in shown
+    assert "fake-sum failed on FakeTrial(seed=1, size=4" in shown
+    assert [t.seed for t in metrics(results, "full")] == [0, 0, 2, 2]
+    command = ["run", NAME, "--profile", "full", "--device", "cpu", "--results", str(results)]
+    assert cli.main(command) == 2
+    assert "2 of 2 trials failed" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_metric_that_is_not_finite_is_named_and_not_recorded(results, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_FAULT", "nan:0")
+    with pytest.raises(TrialError, match=r"seed=0.*: cannot be recorded: metrics.curve\[1\] is"):
+        runner.run([runner.plan(NAME, results=results)], CPU, results)
+    assert "Traceback" not in capsys.readouterr().err
+    assert [t.seed for t in metrics(results)] == [1, 2, 3]
+
+
+def _pretend(monkeypatch, submit):
+    class Engine:
+        pass
+
+    @contextmanager
+    def executor(jobs, scheduler):
+        Engine.submit = staticmethod(submit)
+        yield Engine
+
+    monkeypatch.setattr(runner, "_executor", executor)
+
+
+def test_workers_that_vanish_are_one_error(results, monkeypatch):
+    def submit(call):
+        future = Future()
+        if call.args[2].seed == 0:
+            future.set_result(call())
+        else:
+            future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
+        return future
+
+    _pretend(monkeypatch, submit)
+    plans = [runner.plan(NAME, seeds=range(3), results=results)]
+    with pytest.raises(McnnError, match="workers are gone: killed, or out of memory"):
+        runner.run(plans, CPU, results)
+    assert not {1, 2} & {trial.seed for trial in metrics(results)}
+
+
+def test_a_worker_with_other_code_is_refused(results, monkeypatch):
+    def submit(call):
+        future = Future()
+        line = call()
+        line["provenance"] |= {"code": "f" * 16}
+        future.set_result(line)
+        return future
+
+    _pretend(monkeypatch, submit)
+    with pytest.raises(UsageError, match="a worker runs other code of fake-sum than is here"):
+        runner.run([runner.plan(NAME, results=results)], CPU, results)
+    assert metrics(results) == {}
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt"])
+def test_workers_end_with_their_driver(results, tmp_path, monkeypatch, capfd, how):
+    log = tmp_path / "log"
+    monkeypatch.setenv("FAKE_LOG", str(log))
+    monkeypatch.setenv("FAKE_FAULT", "sleep:1")
+    forked = multiprocessing.get_context("fork")  # starts at once; nothing else differs here
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forked)
+    command = ["run", NAME, "--seeds", "0-1", "--jobs", "2", "--device", "cpu"]
+    driver = os.fork()
+    if driver == 0:
+        os.setsid()
+        os._exit(cli.main([*command, "--results", str(results)]))
+    try:
+        file = records.path(NAME, results)
+        wait_for(lambda: file.exists() and log.read_text().count("\n") == 2)
+        (worker,) = {int(r.split()[1]) for r in log.read_text().splitlines() if r[0] == "1"}
+        assert alive(worker)
+        if how == "kill":
+            os.kill(driver, signal.SIGKILL)
+        else:  # Ctrl-C reaches the whole group
+            os.killpg(driver, signal.SIGINT)
+        start = time.monotonic()
+        _, status = os.waitpid(driver, 0)
+        wait_for(lambda: not alive(worker), seconds=20)
+        assert time.monotonic() - start < 20
+        assert [t.seed for t in metrics(results)] == [0]
+        if how == "interrupt":
+            assert os.waitstatus_to_exitcode(status) == 130
+            error = capfd.readouterr().err
+            assert error == "mcnn: stopped; what was recorded stays, call again to go on\n"
+    finally:
+        if alive(driver):
+            os.killpg(driver, signal.SIGKILL)
+
+
+# Plans
+
+
+def test_a_plan_is_what_has_no_record_yet(results):
+    p = runner.plan(NAME, seeds=[2, 0, 2, 0], results=results)
+    assert [t.seed for t in p.todo] == [2, 0], "a seed that is named twice runs once"
+    runner.run([p], CPU, results)
+    p = runner.plan(NAME, results=results)
+    assert ([t.seed for t in p.todo], p.done) == ([1, 3], 2)
+    assert runner.plan(NAME, "full", results=results).done == 0, "profiles do not mix"
+
+
+def test_filters_leave_the_trials_that_fit(results):
+    def sizes(**where):
+        return [(t.seed, t.size) for t in runner.plan(NAME, "full", None, results, where).todo]
+
+    assert sizes(size="4") == [(0, 4), (1, 4), (2, 4)]
+    assert sizes(size="4", seed="1") == [(1, 4)]
+    assert len(sizes(shape="(1, 2)")) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "where", "message"),
+    [
+        ("fake-som", "fast", {}, "no experiment 'fake-som'; did you mean fake-sum?"),
+        (NAME, "fats", {}, "no profile 'fats'; did you mean fast?"),
+        (NAME, "full", {"syze": "3"}, "no field of fake-sum's trials 'syze'; did you mean size?"),
+        (NAME, "full", {"config": "3"}, "'config'; there are: seed, size, shape"),
+        (NAME, "full", {"size": "5"}, "no full trial of fake-sum has size=5; there are: 3, 4"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(results, name, profile, where, message):
+    with pytest.raises(UsageError) as error:
+        runner.plan(name, profile, None, results, where)
+    assert message in str(error.value)
+
+
+def test_missing_data_are_found_before_the_first_trial(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCNN_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "cache_path", lambda: tmp_path)
+    command = ["run", "density-ternary", "--profile", "full", "--seeds", "0", "--device", "cpu"]
+    assert cli.main([*command, "--results", str(tmp_path / "results")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mcnn: error: MNIST is not in")
+    assert error.count("\n") == 1
+
+
+def test_devices(monkeypatch):
+    assert runner.resolve_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runner.resolve_device("auto") == CPU
+    with pytest.raises(UsageError, match="finds no CUDA device here; use --device auto or cpu"):
+        runner.resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert runner.resolve_device("auto").type == "cuda"
+    with pytest.raises(UsageError, match="no device 'gpu'"):
+        runner.resolve_device("gpu")
+
+
+# Progress
+
+
+def test_the_bar_shows_the_time_left_and_only_on_a_terminal(results, mcnn, capfd):
+    command = ["run", NAME, "--device", "cpu", "--results"]
+    driver, terminal = pty.fork()
+    if driver == 0:
+        termios.tcsetwinsize(2, (24, 80))
+        with open(2, "w", closefd=False) as sys.stderr:  # not where pytest keeps what is printed
+            os._exit(cli.main([*command, str(results)]))
+    shown = b""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:  # the other end is closed
+        pass
+    _, status = os.waitpid(driver, 0)
+    assert status == 0
+    assert re.search(rb"trials: .*\d/4 \[\d\d:\d\d<[\d:?]+", shown)
+    assert mcnn(*command, results.parent / "pipe") == 0
+    assert capfd.readouterr().err == ""

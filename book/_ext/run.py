@@ -17,13 +17,14 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
+from mcnn import experiments, runner
 from mcnn.errors import McnnError
 from mcnn.project import PROFILES
-from mcnn.runner import resolve_device
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "run"
 UNFINISHED = ROOT / "_build" / "unfinished"
+OWN_RESULTS = ROOT / "_build" / "run-results"  # of runs at `full`: kept, so that they go on
 _SOURCES = ("book", "notebooks", "results", "claims.yml", "_config.yml", "_toc.yml")
 
 _EXAMPLES = """examples:
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError("--record takes no parameters: notebooks are recorded as they stand")
         if args.record:
             return _record(stems)
-        resolve_device(args.device)
+        runner.resolve_device(args.device)
         for stem in stems:
             check_parameters(stem, parameters)
         return _run(stems, parameters)
@@ -157,6 +158,8 @@ def render(executed: Path) -> Path:
         elif source.exists():
             copy2(source, SITE)
     copytree(executed, SITE / "notebooks", dirs_exist_ok=True)
+    if "MCNN_RESULTS" in os.environ:
+        copytree(os.environ["MCNN_RESULTS"], SITE / "results", dirs_exist_ok=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     options = ["--all", "-q", "-W", "-n", "--keep-going"]
     subprocess.run([jupyter_book, "build", ".", *options], cwd=SITE, check=True)
@@ -165,6 +168,16 @@ def render(executed: Path) -> Path:
 
 def _notebook(stem: str) -> Path:
     return ROOT / "notebooks" / f"{stem}.ipynb"
+
+
+def _own_records(stems: list[str], device: str) -> None:
+    """Run at `full` what the chapters show, into records of this run's own, and show those."""
+    os.environ["MCNN_RESULTS"] = str(OWN_RESULTS)
+    names = [name for name in experiments.all_experiments() if name.partition("-")[0] in stems]
+    for name in names:
+        plan = runner.plan(name, "full")
+        print(f"{name}: {len(plan.todo)} trials to run, {plan.done} recorded", flush=True)
+        runner.run([plan], runner.resolve_device(device))
 
 
 def _execute_all(stems: list[str], folder: Path, parameters: dict[str, str]) -> list[str]:
@@ -183,6 +196,8 @@ def _execute_all(stems: list[str], folder: Path, parameters: dict[str, str]) -> 
 
 
 def _run(stems: list[str], parameters: dict[str, str]) -> int:
+    if parameters["profile"] == "full":
+        _own_records(stems, parameters["device"])
     executed = ROOT / "_build" / "executed"
     rmtree(executed, ignore_errors=True)
     executed.mkdir(parents=True)

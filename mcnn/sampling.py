@@ -137,7 +137,8 @@ def points(
     method
         One of :data:`METHODS`, see the table above.
     seed
-        Randomises the points; every point of a randomised set is uniform by itself.
+        Randomises the points; every point of a randomised set is uniform by itself, but for
+        ``jittered``, where each is uniform in its own cell.
     device, dtype
         Of the result.
 

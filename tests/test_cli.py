@@ -1,0 +1,190 @@
+"""The command line: what it prints, and the status it ends with."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from fake_experiments import NAME
+
+from mcnn import cli, data, experiments, runner
+from mcnn.data import Status
+
+COMMANDS = ("list", "run", "verify", "merge", "data")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_examples_that_parse(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    examples = shown.partition("examples:\n")[2].splitlines()
+    lines = [x.partition("mcnn ")[2].partition("   ")[0] for x in examples if "  mcnn " in x]
+    assert lines
+    for line in lines:
+        argv = [word.strip("'") for word in line.split()]
+        assert argv[0] == command
+        assert cli._parser().parse_args(argv).command
+
+
+def test_as_a_module_it_survives_a_reader_that_leaves():
+    """The pipe of ``python -m mcnn list`` is closed before anything is written."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "mcnn", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        error = process.stderr.read().decode()
+        assert process.wait() == 0, error
+        assert error == ""
+
+
+def test_help_does_not_wait_for_pytorch():
+    code = "import sys, mcnn.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("argv", [[], ["walk"], ["run"], ["run", "x", "--jobs", "2.5"]])
+def test_a_wrong_command_line_ends_with_two(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert end.value.code == 2
+    assert "mcnn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seeds", "1-", "not seeds: '1-'; write 0-4 or 0,3,7-9"),
+        ("--seeds", "a", "not seeds: 'a'"),
+        ("--seeds", "4-1", "no seed in '4-1'"),
+        ("--seeds", "", "not seeds"),
+        ("--jobs", "0", "must be a whole number above 0, got '0'"),
+        ("--jobs", "-1", "must be a whole number above 0"),
+        ("--only", "size", "not FIELD=VALUE: 'size'"),
+        ("--profile", "huge", "invalid choice: 'huge'"),
+        ("--device", "tpu", "invalid choice: 'tpu'"),
+    ],
+)
+def test_a_wrong_option_is_named(option, value, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["run", NAME, f"{option}={value}"])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_seeds():
+    assert cli._seeds("0-4") == [0, 1, 2, 3, 4]
+    assert cli._seeds("0,3,7-9") == [0, 3, 7, 8, 9]
+    assert cli._seeds("5") == [5]
+
+
+def test_run_says_what_it_does(tmp_path, fake, capsys):
+    results = ["--device", "cpu", "--results", str(tmp_path)]
+    assert cli.main(["run", NAME, "--seeds", "0-1,1", *results]) == 0
+    assert capsys.readouterr().out == (
+        f"{NAME}: 2 to run, 0 recorded\n2 new records in {tmp_path}\n"
+    )
+    assert cli.main(["run", "fake-*", *results]) == 0
+    assert f"{NAME}: 2 to run, 2 recorded" in capsys.readouterr().out
+    assert cli.main(["run", "*-sum", *results]) == 0
+    assert capsys.readouterr().out == f"{NAME}: 0 to run, 4 recorded\nnothing to do\n"
+    assert cli.main(["run", NAME, "--profile", "full", "--only", "size=4", *results]) == 0
+    assert capsys.readouterr().out.startswith(f"{NAME}: 3 to run, 0 recorded")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["run", "density-mnits"], "no experiment 'density-mnits'; did you mean density-mnist"),
+        (["run", "zzz-*"], "no experiment 'zzz-*'; there are: "),
+        (["run", NAME, "--only", "sise=3"], "no field of fake-sum's trials 'sise'; did you mean"),
+        (["run", NAME, "--only", "size=9"], "no fast trial of fake-sum has size=9; there are: 3"),
+        (["run", NAME, "--dataset", "mnist"], "no field of fake-sum's trials 'dataset'"),
+        (["run", "density-ternary", "--dataset", "mnist"], "has dataset=mnist; there are: digits"),
+        (["list", "densty"], "no experiment 'densty'"),
+        (["verify", "density-mnits"], "no claim 'density-mnits'; did you mean density-mnist"),
+        (["verify", "--revalidate", "fake-som"], "no experiment 'fake-som'; did you mean fake-sum"),
+        (["verify", "--results", "/no/such/folder"], "no folder /no/such/folder"),
+        (["merge", "/no/such/folder"], "no such file or folder: /no/such/folder"),
+        (["data", "minst"], "no data set 'minst'; did you mean mnist"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(fake, tmp_path, capsys, argv, message):
+    if argv[0] != "data" and "--results" not in argv:
+        argv = [*argv, "--results", str(tmp_path)]
+    assert cli.main(argv) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"mcnn: error: {message}") or message in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_list_is_a_line_an_experiment(tmp_path, fake, capsys):
+    assert cli.main(["run", NAME, "--profile", "full", "--results", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert cli.main(["list", "--results", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [x.split()[0] for x in lines] == list(experiments.all_experiments())
+    (mine,) = (x for x in lines if x.startswith(NAME))
+    assert mine.split(maxsplit=5)[1:] == ["6", "of", "6", "recorded", "sums of a few numbers"]
+    assert len({x.index(" of ") for x in lines}) == 1, "aligned"
+
+
+@pytest.fixture
+def sets(monkeypatch):
+    """Pretend that data sets are in these states."""
+    states = dict.fromkeys(data.DATASETS, "ok")
+
+    def status(name):
+        return Status(name, states[name], f"/data/{name}", f"about {name}")
+
+    monkeypatch.setattr(data, "status", status)
+    monkeypatch.setattr(data, "download", lambda name: states.update({name: "ok"}))
+    return states
+
+
+def test_data_is_an_aligned_line_a_set(sets, capsys):
+    sets["mnist"] = "missing"
+    assert cli.main(["data"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [x.split()[:2] for x in lines] == [[n, sets[n]] for n in data.DATASETS]
+    assert len({x.index(" about ") for x in lines}) == 1
+    assert lines[0].endswith("about digits in /data/digits")
+    assert lines[1].endswith("about mnist")
+
+
+@pytest.mark.parametrize(
+    ("state", "argv", "status"),
+    [
+        ("missing", [], 0),
+        ("missing", ["cifar10"], 0),
+        ("missing", ["mnist"], 2),
+        ("damaged", [], 2),
+        ("damaged", ["mnist", "cifar10"], 2),
+        ("ok", ["mnist"], 0),
+        ("missing", ["mnist", "--download"], 0),
+    ],
+)
+def test_the_status_of_data_is_that_of_what_was_asked_for(sets, state, argv, status):
+    sets["mnist"] = state
+    assert cli.main(["data", *argv]) == status
+
+
+def test_data_for_real(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCNN_DATA", str(tmp_path))
+    assert cli.main(["data", "digits"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("digits         ok       1437 training and 360 test images, 1x8x8")
+    assert out.count("\n") == 1
+
+
+def test_ctrl_c_stops_with_one_line(mcnn, tmp_path, monkeypatch, capfd):
+    def interrupted(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(runner, "run_trial", interrupted)
+    assert mcnn("run", NAME, "--device", "cpu", "--results", tmp_path) == 130
+    error = capfd.readouterr().err
+    assert error == "mcnn: stopped; what was recorded stays, call again to go on\n"

@@ -55,15 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = args.command(args)
         sys.stdout.flush()  # a pipe that is closed shows itself here at the latest
         return status
-    except McnnError as error:
-        print(f"mcnn: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("mcnn: stopped; what was recorded stays, call again to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (McnnError, OSError) as error:
+        print(f"mcnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

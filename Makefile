@@ -40,8 +40,9 @@ book: $(READY)  ## render the committed notebooks into _build/html
 run: $(READY)  ## execute chapters anew (PROFILE, DEVICE, NOTEBOOKS) and render that run
 	@$(BIN)/python book/_ext/run.py --profile "$(PROFILE)" --device "$(DEVICE)" $(NOTEBOOKS)
 
-notebooks: $(READY)  ## execute chapters at `fast` and record their outputs in the notebooks
+notebooks: $(READY)  ## execute chapters at `fast` for the record, and refresh the tables of verdicts
 	@$(BIN)/python book/_ext/run.py --record $(NOTEBOOKS)
+	@$(BIN)/mcnn verify --update
 
 lint: $(READY)  ## ruff and the notebook lint
 	@$(BIN)/ruff check .

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
+from mcnn import claims, records, report
+
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
 STEMS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -24,19 +26,30 @@ def test_an_idea_has_one_stem_everywhere(stem):
     assert exists("mcnn"), "the notebook explains what no module does"
     assert exists("mcnn/experiments"), "no experiments"
     assert list((ROOT / "tests").glob(f"test_{stem}*.py")), "no tests"
-    claims = yaml.safe_load((ROOT / "claims.yml").read_text(encoding="utf-8"))
-    assert any(claim["id"].startswith(f"{stem}-") for claim in claims), "no claims"
+    assert any(name.startswith(f"{stem}-") for name in claims.load()), "no claims"
 
 
 def test_records_and_claims_belong_to_a_chapter_of_the_talk():
-    claims = yaml.safe_load((ROOT / "claims.yml").read_text(encoding="utf-8"))
-    chapters = {Path(claim["notebook"]).stem for claim in claims}
-    for claim in claims:
-        stem = Path(claim["notebook"]).stem
-        assert claim["id"].startswith(f"{stem}-")
-        assert claim["experiment"].startswith(f"{stem}-")
-    for records in (ROOT / "results").glob("*-*.jsonl"):
-        assert records.stem.split("-")[0] in chapters
+    known = claims.load().values()
+    chapters = {Path(claim.notebook).stem for claim in known}
+    for claim in known:
+        stem = Path(claim.notebook).stem
+        assert claim.id.startswith(f"{stem}-")
+        assert claim.experiment.startswith(f"{stem}-")
+    for file in (ROOT / "results").glob("*-*.jsonl"):
+        assert file.stem.split("-")[0] in chapters
+
+
+def test_committed_records_can_be_trusted():
+    for file in sorted((ROOT / "results").glob("*.jsonl")):
+        if file.name != records.REVALIDATIONS:
+            assert records.scan(file)[1] == []
+    records.revalidations(ROOT / "results")  # raises where one is altered
+
+
+def test_pages_carry_the_verdicts_of_the_records():
+    late = report.update_pages(claims.judge_all(ROOT / "results"), write=False)
+    assert late == [], "out of date: run `make notebooks`"
 
 
 def test_every_notebook_is_a_chapter():

@@ -76,7 +76,7 @@ def _sizes(method: str, d: int, wanted: Sequence[int]) -> list[int]:
     low, high = wanted[0], wanted[-1]
     if method == "gauss":  # far fewer do, and more only reach the precision of the numbers
         low, high = 1, min(high, 64 if d == 1 else high)
-    sides = [s for s in range(2, 1025) if low <= s**d <= high]
+    sides = [s for s in range(2, high + 1) if low <= s**d <= high]
     powers = [s for s in sides if s & (s - 1) == 0]
     return [s**d for s in (powers if d < 3 else sides)]
 

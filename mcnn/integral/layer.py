@@ -35,7 +35,7 @@ class IntegralLayer(nn.Module):
     kernel
         Any :class:`mcnn.integral.kernels.Kernel`; it may be a formula without parameters.
     points
-        Kind of nodes, one of :data:`mcnn.integral.nodes.RULES`.
+        Kind of nodes, a name in ``mcnn.integral.RULES``.
     n
         Number of nodes.
     seed

@@ -32,7 +32,7 @@ class RecurrentLayer(nn.Module):
     kernel
         w, from one cube to itself.
     points, n, seed
-        Nodes, see :func:`mcnn.integral.nodes.nodes`.
+        Nodes, see :func:`mcnn.integral.nodes`.
     steps
         How often the layer listens to itself.
     dtype

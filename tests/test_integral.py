@@ -286,6 +286,13 @@ def test_a_recurrent_layer_hears_only_what_is_positive():
     assert torch.allclose(layer(source), expected)
 
 
+def test_gradients_pass_through_time():
+    kernel = Fourier(1, 1, 2, generator()).double()
+    layer = RecurrentLayer(kernel, "gauss", n=4, steps=3, dtype=F64)
+    source = torch.randn(2, 4, dtype=F64, generator=generator(3), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, _: layer(a), (source, kernel.weight))
+
+
 def test_each_step_shrinks_the_distance_to_the_solution_by_the_gain():
     kernel = Fourier(1, 1, 3, generator()).double()
     with torch.no_grad():

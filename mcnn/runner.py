@@ -210,13 +210,14 @@ def run_trial(name: str, profile: str, trial: Trial, device: torch.device) -> di
     """Run one trial and return its sealed record.
 
     CPU trials run on one thread: sums then come in one order, and the numbers repeat exactly.
-    The number of threads and the memory are the whole process's, so that a process runs one trial
-    at a time, also where it is a worker with many threads.
+    The number of threads and the memory are the whole process's, and Python 3.11 parses on one
+    thread only, so that a process runs one trial at a time, also where it is a worker with many
+    threads.
     """
     experiment = experiments.get(name)
     module = experiment.run.__module__
-    provenance.code_state(module)  # before the trial: files may be edited while it runs
     with _one_at_a_time, _one_thread():
+        provenance.code_state(module)  # before the trial: files may be edited while it runs
         provenance.reset_peak_memory(device)
         start = time.perf_counter()
         metrics = experiment.run(trial, device)

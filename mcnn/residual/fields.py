@@ -1,7 +1,7 @@
 """Right-hand sides: what a residual layer adds, as a function of time and state.
 
 The free choice is f(t, a) = W2(t) max{0, W1(t) a + b(t)}.
-The stable ones all come from one energy, H(a) = 1/2 |max{0, W a + b}|^2, whose gradient
+The stable ones all come from one energy, ``H(a) = 1/2 |max{0, W a + b}|^2``, whose gradient
 W^T max{0, W a + b} is again a layer with ReLU: only W2 is no longer free.
 
 ================  =====================================  ======================================
@@ -139,7 +139,7 @@ class Parabolic(nn.Module):
 
     @torch.no_grad()
     def euler_bound(self) -> float:
-        """Return 2 / max |W|^2: up to this step Euler's method moves no two states apart."""
+        """Return ``2 / max |W|^2``: up to this step Euler's method moves no two states apart."""
         # The norm is convex, so that between knots it is no larger than at them.
         norm = max(torch.linalg.matrix_norm(w, 2).item() for w in self.layer.weight.knots)
         return 2 / norm**2 if norm else float("inf")

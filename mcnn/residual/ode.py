@@ -207,7 +207,7 @@ class ResidualODE(nn.Module):
     def euler_bound(self) -> float:
         """Return the largest step h with which Euler's method is sure to be stable.
 
-        Up to h = 2 / max |W(t)|^2, no step of the parabolic equation moves two states apart.
+        Up to ``h = 2 / max |W(t)|^2``, no step of the parabolic equation moves two states apart.
         Without biases 0 is a fixed point, so that no state grows either.
 
         Raises

@@ -1,0 +1,115 @@
+"""Throwing units into parts."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mcnn.partition.lfsr import lfsr_bits
+from mcnn.sampling import as_seed, hash_bits
+
+MAX_PARTS = 256
+"""A label is one byte."""
+
+
+def part_labels(
+    units: int,
+    parts: int,
+    *,
+    balanced: bool = False,
+    source: str = "lfsr",
+    seed: int | torch.Generator = 0,
+    start: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    r"""Throw every unit into one of P parts, at the cost of one random number each.
+
+    Parameters
+    ----------
+    units
+        How many, at least 1.
+    parts
+        P, 2 to :data:`MAX_PARTS`.
+    balanced
+        False: independently, :math:`p=\lfloor\xi P\rfloor`; a part may come out empty.
+        True: the units are shuffled and dealt out, so that the sizes of parts differ by one at
+        most (the first ones are the larger); with fewer units than parts the last parts are empty.
+    source
+        ``"lfsr"``: a shift register (:mod:`mcnn.partition.lfsr`); ``"counter"``: the counter-based
+        generator of :mod:`mcnn.sampling`.
+    seed
+        An integer, or a generator, which is advanced by one draw.
+    start
+        Place of the first number in the sequence of the seed.
+    device
+        Of the result; the labels are the same on every device.
+
+    Returns
+    -------
+    Tensor
+        [units], uint8, in 0 ... P - 1.
+
+    Raises
+    ------
+    TypeError
+        If a count is no integer.
+    ValueError
+        For fewer than one unit or two parts, more than 256 parts, a negative start, or an unknown
+        source.
+
+    Notes
+    -----
+    Source: slide "Partition instead of Dropout".
+
+    Examples
+    --------
+    >>> part_labels(9, 3, balanced=True).bincount().tolist()
+    [3, 3, 3]
+    """
+    check_parts(parts)
+    check_choice("source", source, tuple(SOURCES))
+    for name, value, least in (("units", units, 1), ("start", start, 0)):
+        _check_count(name, value, least)
+    bits = SOURCES[source](as_seed(seed), start, units, device)  # [units], int64
+    if balanced:
+        # No two numbers of a source are the same, so the order is that of no ties.
+        labels = torch.empty(units, dtype=torch.uint8, device=device)
+        dealt = torch.arange(units, device=device) % parts
+        return labels.scatter_(0, bits.argsort(), dealt.to(torch.uint8))
+    xi = bits >> 32 & 0xFFFFFFFF  # in integers, xi / 2**32 times P is rounded nowhere
+    return (xi * parts >> 32).to(torch.uint8)
+
+
+def _counter(seed: int, start: int, n: int, device: torch.device | str) -> Tensor:
+    return hash_bits(seed, torch.arange(start, start + n, device=device))
+
+
+SOURCES: dict[str, Callable[[int, int, int, torch.device | str], Tensor]] = {
+    "lfsr": lfsr_bits,
+    "counter": _counter,
+}
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse what is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def check_parts(parts: int) -> None:
+    """Refuse what is no number of parts."""
+    if isinstance(parts, bool) or not isinstance(parts, int):
+        raise TypeError(
+            f"parts must be an int, got {parts!r}: P parts stand for dropout at a rate of 1/P"
+        )
+    if parts < 2:
+        raise ValueError(f"parts must be at least 2, got {parts}: one part would be every unit")
+    if parts > MAX_PARTS:
+        raise ValueError(f"parts must be at most {MAX_PARTS}, got {parts}: a label is one byte")
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")

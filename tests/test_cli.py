@@ -31,9 +31,10 @@ def test_help_shows_examples_that_parse(command, capsys):
 
 def test_as_a_module_it_survives_a_reader_that_leaves():
     """The pipe of ``python -m mcnn list`` is closed before anything is written."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "mcnn", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    command = [sys.executable, "-m", "mcnn", "list"]
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}  # all is written at the end
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=buffered, **pipes) as process:
         process.stdout.close()
         error = process.stderr.read().decode()
         assert process.wait() == 0, error

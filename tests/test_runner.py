@@ -10,7 +10,7 @@ import termios
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -238,17 +238,16 @@ def test_workers_end_with_their_driver(results, tmp_path, monkeypatch, capfd, ho
             os.kill(driver, signal.SIGKILL)
         else:  # Ctrl-C reaches the whole group
             os.killpg(driver, signal.SIGINT)
-        start = time.monotonic()
-        _, status = os.waitpid(driver, 0)
+        wait_for(lambda: not alive(driver), seconds=20)
         wait_for(lambda: not alive(worker), seconds=20)
-        assert time.monotonic() - start < 20
+        _, status = os.waitpid(driver, 0)
         assert [t.seed for t in metrics(results)] == [0]
         if how == "interrupt":
             assert os.waitstatus_to_exitcode(status) == 130
             error = capfd.readouterr().err
             assert error == "mcnn: stopped; what was recorded stays, call again to go on\n"
     finally:
-        if alive(driver):
+        with suppress(ProcessLookupError):
             os.killpg(driver, signal.SIGKILL)
 
 

@@ -119,8 +119,8 @@ class Judgement:
     records: int = 0
 
     @property
-    def seeds(self) -> int:
-        """Number of values behind the primary reading."""
+    def values(self) -> int:
+        """Number of independent values, seeds or random instances, behind the primary reading."""
         return self.results[0].estimate.n if self.results else 0
 
     @property

@@ -55,7 +55,7 @@ def claims_table(chapter: str) -> Markdown:
     if not chosen:
         raise UsageError(f"no claim belongs to the chapter {chapter!r}")
     rows = [row for claim in chosen for row in _details(claims.judge(claim))]
-    head = ["claim", "reading", "measured", "accepted", "seeds", "verdict"]
+    head = ["claim", "reading", "measured", "accepted", "n", "verdict"]
     return Markdown(_table(head, rows))
 
 
@@ -109,11 +109,11 @@ def verdicts(judgements: Sequence[Judgement], link: str) -> str:
         if link and (project.root() / claim.notebook).is_file():
             name = f"[{name}]({link.format(notebook=claim.notebook)})"
         primary = judgement.results[0].test if judgement.results else None
-        seeds = str(judgement.seeds) if judgement.results else ""
+        n = str(judgement.values) if judgement.results else ""
         accepted = str(primary) if primary else ""
-        shown = [judgement.measured, accepted, seeds, _sign(judgement.verdict)]
+        shown = [judgement.measured, accepted, n, _sign(judgement.verdict)]
         rows.append([name, claim.quote, *shown])
-    return _table(["claim", "the talk says", "measured", "accepted", "seeds", "verdict"], rows)
+    return _table(["claim", "the talk says", "measured", "accepted", "n", "verdict"], rows)
 
 
 def ledger(judgements: Sequence[Judgement], *, details: bool = False) -> str:
@@ -131,7 +131,7 @@ def ledger(judgements: Sequence[Judgement], *, details: bool = False) -> str:
         evidence = f"{judgement.measured}".ljust(18)
         if judgement.results:
             test = judgement.results[0].test
-            evidence += f" ({judgement.results[0].reading} {test}; {judgement.seeds} seeds, "
+            evidence += f" ({judgement.results[0].reading} {test}; n = {judgement.values}, "
             evidence += f"{judgement.records} records)"
         reason = f" {judgement.reason}" if judgement.reason else ""
         line = f"{judgement.claim.id:<20} {judgement.verdict:<13} {evidence.strip()}{reason}"

@@ -160,7 +160,7 @@ def test_intervals_decide_between_seeds(kind, accept, expected):
 def test_every_single_value_decides_exact_claims(kind, values, accept, expected):
     judgement = claims.decide(claim(kind=kind, accept=accept), {"a": values})
     assert judgement.verdict == expected
-    assert judgement.seeds == 3
+    assert judgement.values == 3
 
 
 def test_the_worst_value_of_an_exact_claim_is_shown():
@@ -251,7 +251,7 @@ def test_a_claim_goes_from_not_run_to_a_verdict(tmp_path, fake):
 def test_seeds_beyond_the_protocol_do_not_count(tmp_path, fake):
     record(tmp_path, *(full(seed) for seed in range(9)))
     found = judge(tmp_path, where={"size": "3"})
-    assert (found.seeds, found.records) == (3, 3)
+    assert (found.values, found.records) == (3, 3)
     expected = [r.metrics["total"] for r in records.read(NAME, tmp_path)[:3]]
     assert found.results[0].estimate == interval(expected)
 
@@ -288,7 +288,7 @@ def test_verify_prints_a_line_a_claim(checkout, capsys):
     out = capsys.readouterr().out
     measured = str(interval([r.metrics["total"] for r in records.read(NAME, results)]))
     assert out.count("\n") == 1
-    for part in ("fake-claim", "reproduced", measured, "three 0 … 3", "3 seeds", "3 records"):
+    for part in ("fake-claim", "reproduced", measured, "three 0 … 3", "n = 3", "3 records"):
         assert part in out
     assert cli.main(["verify", "fake-claim"]) == 0
     assert "    three" in capsys.readouterr().out

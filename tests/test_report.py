@@ -47,7 +47,7 @@ def test_the_table_of_a_chapter_has_a_row_a_reading(checkout):
     table = report.claims_table("fake")
     assert table._repr_markdown_() == repr(table) == table.text
     head, rule, claim, reading, later = rows(table.text)
-    assert head == ["claim", "reading", "measured", "accepted", "seeds", "verdict"]
+    assert head == ["claim", "reading", "measured", "accepted", "n", "verdict"]
     assert set(rule) == {"---"}
     assert claim == ["`fake-claim`", "their sum", "", "", "", "✔ reproduced"]
     judgement = claims.judge(claims.load()["fake-claim"])

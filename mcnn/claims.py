@@ -119,14 +119,20 @@ class Judgement:
     records: int = 0
 
     @property
+    def deciding(self) -> Result | None:
+        """The reading that the verdict rests on: the primary one, unless another one fails."""
+        agree = (result for result in self.results if result.verdict == self.verdict)
+        return next(agree, self.results[0] if self.results else None)
+
+    @property
     def values(self) -> int:
-        """Number of independent values, seeds or random instances, behind the primary reading."""
-        return self.results[0].estimate.n if self.results else 0
+        """Number of independent values, seeds or random instances, behind that reading."""
+        return self.deciding.estimate.n if self.deciding else 0
 
     @property
     def measured(self) -> str:
-        """Primary reading with its interval, or nothing."""
-        return str(self.results[0].estimate) if self.results else ""
+        """That reading with its interval, or nothing."""
+        return str(self.deciding.estimate) if self.deciding else ""
 
 
 def load(file: Path | None = None) -> dict[str, Claim]:

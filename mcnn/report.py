@@ -108,9 +108,9 @@ def verdicts(judgements: Sequence[Judgement], link: str) -> str:
         name = f"`{claim.id}`"
         if link and (project.root() / claim.notebook).is_file():
             name = f"[{name}]({link.format(notebook=claim.notebook)})"
-        primary = judgement.results[0].test if judgement.results else None
+        test = judgement.deciding.test if judgement.deciding else None
         n = str(judgement.values) if judgement.results else ""
-        accepted = str(primary) if primary else ""
+        accepted = str(test) if test else ""
         shown = [judgement.measured, accepted, n, _sign(judgement.verdict)]
         rows.append([name, claim.quote, *shown])
     return _table(["claim", "the talk says", "measured", "accepted", "n", "verdict"], rows)
@@ -130,8 +130,8 @@ def ledger(judgements: Sequence[Judgement], *, details: bool = False) -> str:
     for judgement in judgements:
         evidence = f"{judgement.measured}".ljust(18)
         if judgement.results:
-            test = judgement.results[0].test
-            evidence += f" ({judgement.results[0].reading} {test}; n = {judgement.values}, "
+            decides = judgement.deciding
+            evidence += f" ({decides.reading} {decides.test}; n = {judgement.values}, "
             evidence += f"{judgement.records} records)"
         reason = f" {judgement.reason}" if judgement.reason else ""
         line = f"{judgement.claim.id:<20} {judgement.verdict:<13} {evidence.strip()}{reason}"

@@ -1,0 +1,88 @@
+"""Training curves of partitions and of dropout over many epochs, from the same weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mcnn import data
+from mcnn.experiments.base import Experiment, Trial
+from mcnn.experiments.partition.replicas import Arm, train_arms
+from mcnn.records import Record
+
+JUDGED = tuple((kind, parts) for kind in ("partition", "shared") for parts in (2, 3))
+OTHERS = (("dropout", 2), ("dropout", 3), ("keep-one", 3))  # keep-one with P = 2 is partition
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveTrial(Trial):
+    """All arms of a seed: LeNet-5, SGD with momentum .9 and batches of 128, a constant rate."""
+
+    dataset: str = "cifar10"
+    arms: tuple[Arm, ...] = JUDGED
+    epochs: int = 140
+    lr: float = 0.01
+    mixed: bool = True
+    every: int = 10
+
+
+def _run(trial: CurveTrial, device: torch.device) -> dict[str, Any]:
+    options = {"epochs": trial.epochs, "lr": trial.lr, "every": trial.every}
+    found = data.load(trial.dataset, device=device)
+    return train_arms(found, trial.arms, trial.seed, mixed=trial.mixed, **options)
+
+
+_FAST = {"dataset": "digits", "epochs": 16, "lr": 0.08, "mixed": False}
+
+
+def _trials(profile: str, seeds: Sequence[int]) -> list[CurveTrial]:
+    if profile == "full":
+        return [CurveTrial(seed=seed) for seed in seeds]
+    return [CurveTrial(seed=seed, **_FAST) for seed in seeds]
+
+
+def _other_trials(profile: str, seeds: Sequence[int]) -> list[CurveTrial]:
+    if profile == "full":
+        return [CurveTrial(seed=seed, arms=OTHERS) for seed in seeds]
+    return [CurveTrial(seed=seed, arms=OTHERS, **_FAST) for seed in seeds]
+
+
+def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return partition minus dropout with shared masks, one value a seed."""
+    about = {"on": "masks on", "off": "masks off", "test": "test"}
+    found: dict[str, list[float]] = {}
+    for key, name in about.items():
+        for parts in (2, 3):
+            for record in records:
+                ours, theirs = (
+                    record.metrics[key][f"{k} {parts}"] for k in ("partition", "shared")
+                )
+                difference = sum(ours) / len(ours) - sum(theirs) / len(theirs)
+                found.setdefault(f"P = {parts}, {name}", []).append(difference)
+                last = found.setdefault(f"P = {parts}, {name}, last epoch", [])
+                last.append(ours[-1] - theirs[-1])
+    return found
+
+
+EXPERIMENTS = [
+    Experiment(
+        name="partition-curve",
+        summary="training curves over 140 epochs, partitions against dropout with shared masks",
+        trial=CurveTrial,
+        trials=_trials,
+        run=_run,
+        seeds={"fast": range(1), "full": range(3)},
+        measures={"partition-curve": _measure},
+        tolerance=0.02,
+    ),
+    Experiment(
+        name="partition-curve-others",
+        summary="training curves over 140 epochs, the other kinds of masks",
+        trial=CurveTrial,
+        trials=_other_trials,
+        run=_run,
+        seeds={"fast": range(1), "full": range(1)},
+        tolerance=0.02,
+    ),
+]

@@ -33,7 +33,7 @@ def _run(trial: CurveTrial, device: torch.device) -> dict[str, Any]:
     return train_arms(found, trial.arms, trial.seed, mixed=trial.mixed, **options)
 
 
-_FAST = {"dataset": "digits", "epochs": 16, "lr": 0.08, "mixed": False}
+_FAST = {"dataset": "digits", "epochs": 6, "lr": 0.08, "mixed": False, "every": 3}
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[CurveTrial]:

@@ -1,0 +1,93 @@
+"""Networks whose layers share paths from the inputs to the outputs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcnn.paths.generators import sample_paths
+from mcnn.paths.layers import PathLinear
+from mcnn.sampling import as_seed, hash_bits
+
+
+class PathMLP(nn.Module):
+    """A multilayer perceptron made of paths, with ReLUs between its layers.
+
+    Parameters
+    ----------
+    widths
+        Inputs, hidden units, ..., outputs: at least two numbers.
+    paths
+        Number of paths to sample, or the paths: integers [layers, paths].
+    method, seed
+        As of :func:`mcnn.paths.sample_paths`; the seed also draws the initial weights.
+    options
+        Of every :class:`mcnn.paths.PathLinear`: ``bias``, ``duplicates``, ``init``, ``sign``,
+        ``fixed_signs``, ``kernel``, ``device``, ``dtype``.
+
+    Attributes
+    ----------
+    layers : ModuleList
+        Of :class:`mcnn.paths.PathLinear`.
+
+    Raises
+    ------
+    ValueError
+        If the paths do not fit the widths, and as :func:`mcnn.paths.sample_paths` does.
+
+    Notes
+    -----
+    Source: slides "Sampling Paths through Networks".
+    Activations are [units, batch] from end to end, see :mod:`mcnn.paths.product`.
+
+    Examples
+    --------
+    >>> net = PathMLP([784, 300, 300, 10], paths=784)
+    >>> net(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        paths: int | Tensor,
+        method: str = "sobol",
+        seed: int | torch.Generator = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        seed = as_seed(seed)
+        if not isinstance(paths, Tensor):
+            paths = sample_paths(widths, paths, method, seed)
+        if paths.dim() != 2 or len(paths) != len(widths):
+            raise ValueError(f"paths must be [{len(widths)}, paths], got {list(paths.shape)}")
+        keys = hash_bits(~seed, torch.arange(len(widths))).tolist()
+        self.layers = nn.ModuleList(
+            PathLinear(
+                widths[i],
+                widths[i + 1],
+                paths[i : i + 2],
+                seed=keys[i] & (2**63 - 1),
+                **options,
+            )
+            for i in range(len(widths) - 1)
+        )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of each layer."""
+        return (self.layers[0].in_features, *(layer.out_features for layer in self.layers))
+
+    @property
+    def paths(self) -> Tensor:
+        """The paths, int32 [layers, paths]."""
+        first = self.layers[0].paths[:1]
+        return torch.cat([first, *(layer.paths[1:] for layer in self.layers)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs [batch, outputs] for inputs [batch, ...]."""
+        a = x.flatten(1).T.contiguous()  # [inputs, batch]
+        for layer in self.layers[:-1]:
+            a = layer.feature_major(a).relu()  # [units, batch]
+        return self.layers[-1].feature_major(a).T

@@ -1,7 +1,7 @@
 """Training curves of partitions and of dropout over many epochs, from the same weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,13 @@ OTHERS = (("dropout", 2), ("dropout", 3), ("keep-one", 3))  # keep-one with P = 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveTrial(Trial):
-    """All arms of a seed: LeNet-5, SGD with momentum .9 and batches of 128, a constant rate."""
+    """All arms of a seed: LeNet-5, SGD with momentum .9 and batches of 128, a constant rate.
+
+    The training set is its first ``images``.
+    """
 
     dataset: str = "cifar10"
+    images: int = 20_000
     arms: tuple[Arm, ...] = JUDGED
     epochs: int = 140
     lr: float = 0.01
@@ -30,6 +34,8 @@ class CurveTrial(Trial):
 def _run(trial: CurveTrial, device: torch.device) -> dict[str, Any]:
     options = {"epochs": trial.epochs, "lr": trial.lr, "every": trial.every}
     found = data.load(trial.dataset, device=device)
+    images, labels = (t[: trial.images] for t in (found.train.images, found.train.labels))
+    found = replace(found, train=replace(found.train, images=images, labels=labels))
     return train_arms(found, trial.arms, trial.seed, mixed=trial.mixed, **options)
 
 
@@ -37,15 +43,18 @@ _FAST = {"dataset": "digits", "epochs": 6, "lr": 0.08, "mixed": False, "every": 
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[CurveTrial]:
-    if profile == "full":
-        return [CurveTrial(seed=seed) for seed in seeds]
-    return [CurveTrial(seed=seed, **_FAST) for seed in seeds]
+    options = {} if profile == "full" else _FAST
+    return [CurveTrial(seed=seed, **options) for seed in seeds]
 
 
 def _other_trials(profile: str, seeds: Sequence[int]) -> list[CurveTrial]:
-    if profile == "full":
-        return [CurveTrial(seed=seed, arms=OTHERS) for seed in seeds]
-    return [CurveTrial(seed=seed, arms=OTHERS, **_FAST) for seed in seeds]
+    options = {} if profile == "full" else _FAST
+    return [CurveTrial(seed=seed, arms=OTHERS, **options) for seed in seeds]
+
+
+def _whole_trials(profile: str, seeds: Sequence[int]) -> list[CurveTrial]:
+    options = {"images": 50_000} if profile == "full" else _FAST
+    return [CurveTrial(seed=seed, **options) for seed in seeds]
 
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
@@ -81,6 +90,15 @@ EXPERIMENTS = [
         summary="training curves over 140 epochs, the other kinds of masks",
         trial=CurveTrial,
         trials=_other_trials,
+        run=_run,
+        seeds={"fast": range(1), "full": range(1)},
+        tolerance=0.02,
+    ),
+    Experiment(
+        name="partition-curve-whole",
+        summary="training curves over 140 epochs, on all of the training images",
+        trial=CurveTrial,
+        trials=_whole_trials,
         run=_run,
         seeds={"fast": range(1), "full": range(1)},
         tolerance=0.02,

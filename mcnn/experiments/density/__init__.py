@@ -1,10 +1,12 @@
 """Experiments of the chapter on simulating discrete densities."""
 
-from mcnn.experiments.density import mnist, rms, ternary, unbiased
+from mcnn.experiments.density import bits, conv, mnist, rms, ternary, unbiased
 
 EXPERIMENTS = [
     *unbiased.EXPERIMENTS,
     *rms.EXPERIMENTS,
     *mnist.EXPERIMENTS,
     *ternary.EXPERIMENTS,
+    *conv.EXPERIMENTS,
+    *bits.EXPERIMENTS,
 ]

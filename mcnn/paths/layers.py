@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcnn.paths.blocks import BLOCKS_FROM, Blocks, block_product, find_blocks
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.product import (
     DENSE_FROM,
@@ -19,7 +20,7 @@ from mcnn.sampling import as_seed, hash_bits
 DUPLICATES = ("merge", "keep")
 INITS = ("dense", "realised", "constant")
 SIGNS = ("random", "alternating")
-KERNELS = {"gather": product, "dense": dense_product}
+KERNELS = ("auto", "gather", "blocks", "dense")
 
 
 class PathLinear(nn.Module):
@@ -50,8 +51,12 @@ class PathLinear(nn.Module):
         Train magnitudes only: the weight is its sign at the start times the absolute value of the
         parameter.
     kernel
-        ``"gather"`` goes through the edges, ``"dense"`` through a matrix; ``"auto"`` takes the
-        latter from a share of :data:`mcnn.paths.product.DENSE_FROM` of all possible edges.
+        ``"gather"`` goes through the edges, see :mod:`mcnn.paths.product`; ``"blocks"`` through
+        the complete blocks that the layer falls into, see :mod:`mcnn.paths.blocks`; ``"dense"``
+        through a matrix with zeros in it.
+        ``"auto"`` takes blocks where there are any with
+        :data:`mcnn.paths.blocks.BLOCKS_FROM` units or more, else a matrix from a share of
+        :data:`mcnn.paths.product.DENSE_FROM` of all possible edges on.
     device, dtype
         Of the parameters.
 
@@ -71,7 +76,8 @@ class PathLinear(nn.Module):
     Raises
     ------
     ValueError
-        For an unknown choice, or paths that are not of this layer.
+        For an unknown choice, paths that are not of this layer, or the kernel ``"blocks"`` for a
+        layer that does not fall into blocks.
 
     Notes
     -----
@@ -106,7 +112,7 @@ class PathLinear(nn.Module):
             ("duplicates", duplicates, DUPLICATES),
             ("init", init, INITS),
             ("sign", sign, SIGNS),
-            ("kernel", kernel, ("auto", *KERNELS)),
+            ("kernel", kernel, KERNELS),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -132,6 +138,12 @@ class PathLinear(nn.Module):
         self.register_buffer("paths", paths.int())
         for name, tensor in edges._asdict().items():
             self.register_buffer(f"_{name}", tensor, persistent=False)
+        blocks = find_blocks(edges)
+        if blocks is None and self._kernel == "blocks":
+            raise ValueError("the layer does not fall into blocks: take kernel='auto'")
+        for name in Blocks._fields:
+            tensor = None if blocks is None else getattr(blocks, name)
+            self.register_buffer(f"_block_{name}", tensor, persistent=False)
         return edge_of_path
 
     def _initial(self, edge_of_path: Tensor, init: str, sign: str, seed: int) -> Tensor:
@@ -156,10 +168,20 @@ class PathLinear(nn.Module):
         return Edges(*(getattr(self, f"_{name}") for name in Edges._fields))
 
     @property
+    def blocks(self) -> Blocks | None:
+        """The blocks that the layer falls into, if it does."""
+        if self._block_inputs is None:
+            return None
+        return Blocks(*(getattr(self, f"_block_{name}") for name in Blocks._fields))
+
+    @property
     def kernel(self) -> str:
         """How the product is computed."""
         if self._kernel != "auto":
             return self._kernel
+        larger = max(self.in_features, self.out_features)  # its blocks have the shorter side
+        if self._block_inputs is not None and len(self._inputs) >= BLOCKS_FROM * larger:
+            return "blocks"
         share = len(self._inputs) / (self.in_features * self.out_features)
         return "dense" if share >= DENSE_FROM else "gather"
 
@@ -169,7 +191,11 @@ class PathLinear(nn.Module):
 
     def feature_major(self, x: Tensor) -> Tensor:
         """Return the output [out_features, batch] of an input [in_features, batch]."""
-        y = KERNELS[self.kernel](x, self.weights(), self.edges)  # [out_features, batch]
+        if self.kernel == "blocks":
+            y = block_product(x, self.weights(), self.blocks)  # [out_features, batch]
+        else:
+            multiply = dense_product if self.kernel == "dense" else product
+            y = multiply(x, self.weights(), self.edges)  # [out_features, batch]
         return y if self.bias is None else y + self.bias[:, None]
 
     def forward(self, x: Tensor) -> Tensor:

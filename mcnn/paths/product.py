@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DENSE_FROM = 0.3  # share of all edges from which a matrix with zeros in it is faster on a CPU
+DENSE_FROM = 0.4  # share of all edges from which a matrix with zeros in it is faster on a CPU
 _TILE = 1 << 18  # numbers that a tile of the general form of the third sum holds
 
 

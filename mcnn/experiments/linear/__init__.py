@@ -1,5 +1,5 @@
 """Experiments of the chapter on networks linear in time and space."""
 
-from mcnn.experiments.linear import fc
+from mcnn.experiments.linear import cost, fc
 
-EXPERIMENTS = [*fc.EXPERIMENTS]
+EXPERIMENTS = [*cost.EXPERIMENTS, *fc.EXPERIMENTS]

@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_counts_wherever_the_row_stands(method):
 def test_blocks_of_rows_do_not_change_the_counts(monkeypatch):
     w = rows(9, 30)
     expected = {m: density.sample_counts(w, 20, m, seed=5) for m in METHODS}
-    monkeypatch.setattr("mcnn.density.counts._BLOCK", 60)
+    monkeypatch.setattr("mcnn.density.counts._BLOCK", {"cpu": 60, "cuda": 60})
     for method in METHODS:
         assert torch.equal(density.sample_counts(w, 20, method, seed=5), expected[method])
 

@@ -18,7 +18,10 @@ from torch import Tensor
 from mcnn.sampling import as_seed, hash_bits, points, uniforms
 
 _MANTISSA = 53  # bits of a float64: integers up to 2**53 are exact
-_BLOCK = 1 << 22  # weights worked on at once: bounds the memory for any number of rows
+
+# Weights worked on at once: bounds the memory for any number of rows, and on a CPU what is worked
+# on stays in the cache of a core.
+_BLOCK = {"cpu": 1 << 17, "cuda": 1 << 22}
 
 
 def sample_counts(
@@ -88,7 +91,8 @@ def sample_counts(
         raise ValueError(f"samples must stay below 2**31 for a density, got {samples}")
     seed = as_seed(seed)
     counts = torch.empty(rows.shape, dtype=torch.int32, device=weight.device)
-    step = max(1, _BLOCK // max(rows.shape[1], samples if method in _SEARCHED else 1))
+    block = _BLOCK.get(weight.device.type, _BLOCK["cuda"])
+    step = max(1, block // max(rows.shape[1], samples if method in _SEARCHED else 1))
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         which = torch.arange(start, start + len(block), device=weight.device)
@@ -132,7 +136,7 @@ def _check(weight: Tensor, samples: int, method: str, normalize: str, order: str
     if weight.dim() < 2 or weight.numel() == 0:
         shape = tuple(weight.shape)
         raise ValueError(f"weight must be [rows, inputs...] with at least one each, got {shape}")
-    if not torch.isfinite(weight).all():
+    if not torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all():  # NaN goes through
         raise ValueError("weight holds NaN or infinity: a density needs finite weights")
     if isinstance(samples, bool) or not isinstance(samples, int):
         raise TypeError(f"samples must be an int, got {type(samples).__name__}")
@@ -148,10 +152,10 @@ def _check(weight: Tensor, samples: int, method: str, normalize: str, order: str
 
 def _signed_counts(w: Tensor, samples: int, method: str, seed: int, which: Tensor) -> Tensor:
     """Count for a block of rows; ``which`` [rows] are their numbers in the whole tensor."""
-    edges = cumulated(w)  # [rows, n]
-    below = METHODS[method](edges, samples, seed, which)  # [rows, n]: samples below each edge
+    edges = _partial_sums(w)  # [rows, n]
+    below = METHODS[method](edges, samples, seed, which).int()  # [rows, n]: samples below each edge
     counts = torch.diff(below, dim=1, prepend=torch.zeros_like(below[:, :1]))
-    return torch.where(w < 0, -counts, counts).int()
+    return torch.where(w < 0, -counts, counts)
 
 
 def cumulated(w: Tensor) -> Tensor:
@@ -167,13 +171,22 @@ def cumulated(w: Tensor) -> Tensor:
     Tensor
         [rows, n], int64, never above 2**53; P_i is entry i divided by the last one.
     """
+    return _partial_sums(w).long()
+
+
+def _partial_sums(w: Tensor) -> Tensor:
+    """Return :func:`cumulated` as float64, which holds these integers exactly."""
     bits = _MANTISSA - w.shape[1].bit_length()
     top = torch.frexp(w.abs().amax(1, keepdim=True).double()).exponent.long()  # [rows, 1]
     # Scaling by a power of two is exact, so one rounding per weight is all there is.
-    # In two steps, for one factor may exceed the largest float64 where the weights are tiny.
-    half = top.div(2, rounding_mode="floor")
-    scaled = w.double().abs() * _power_of_two(-half) * _power_of_two(half - top + bits)
-    return scaled.round_().long().cumsum(1)  # scaled: [rows, n], at most 2**bits
+    shift = bits - top
+    if w.dtype == torch.float64:
+        # In two steps, for one factor may exceed the largest float64 where the weights are tiny.
+        half = shift.div(2, rounding_mode="floor")
+        scaled = w * _power_of_two(half) * _power_of_two(shift - half)
+    else:
+        scaled = w.double() * _power_of_two(shift)
+    return scaled.abs_().round_().cumsum(1)  # scaled: [rows, n], at most 2**bits
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
@@ -183,23 +196,27 @@ def _power_of_two(exponent: Tensor) -> Tensor:
 
 def _strata(edges: Tensor, samples: int) -> tuple[Tensor, Tensor]:
     """Return for each edge c the stratum k = floor(c S) that it cuts, and c S - k."""
-    total = edges[:, -1:]  # [rows, 1]
-    y = edges.double() * samples / total.clamp(min=1)  # [rows, n]
+    total = edges[:, -1:].masked_fill(edges[:, -1:] == 0, -1)  # [rows, 1]; a zero row stays zero
     # Rounding may lift the edges next to the last above S; those at the last are S exactly.
-    y = torch.where(edges == total, torch.where(total > 0, samples, 0), y.clamp_(max=samples))
-    k = y.long()
-    return k, y - k
+    y = (edges * samples).div_(total).clamp_(max=samples)  # [rows, n]
+    y.masked_fill_(edges == total, samples)
+    k = y.floor()
+    return k, y.sub_(k)
 
 
 def _jittered(edges: Tensor, samples: int, seed: int, which: Tensor) -> Tensor:
     k, part = _strata(edges, samples)
-    u = uniforms(seed, which[:, None] * samples + k)  # [rows, n]: the offset in stratum k
-    return k + (u < part)
+    if samples < edges.shape[1]:  # fewer strata than edges: each offset is computed once
+        strata = torch.arange(samples + 1, device=edges.device)
+        u = uniforms(seed, which[:, None] * samples + strata).gather(1, k.long())
+    else:
+        u = uniforms(seed, which[:, None] * samples + k.long())
+    return k.add_(u < part)  # u: [rows, n], the offset in stratum k
 
 
 def _systematic(edges: Tensor, samples: int, seed: int, which: Tensor) -> Tensor:
     k, part = _strata(edges, samples)
-    return k + (uniforms(seed, which)[:, None] < part)
+    return k.add_(uniforms(seed, which)[:, None] < part)
 
 
 def _iid(edges: Tensor, samples: int, seed: int, which: Tensor) -> Tensor:
@@ -215,6 +232,7 @@ def _van_der_corput(edges: Tensor, samples: int, seed: int, which: Tensor) -> Te
 
 def _search(edges: Tensor, xi: Tensor) -> Tensor:
     """Count the samples xi [rows, S] below each edge."""
+    edges = edges.long()
     total = edges[:, -1:]  # [rows, 1]
     # floor(xi * total) < edge is xi < P_i, now between integers
     targets = (xi * total).long().clamp_(max=(1 << _MANTISSA))

@@ -1,0 +1,131 @@
+r"""Dropout and drop-connect whose coins come from any source of numbers.
+
+Dropout [1]_ leaves each unit out with probability t and scales the others by :math:`1/(1-t)`;
+drop-connect [2]_ does so with each weight.
+Both are coins :math:`[\xi\ge t]`, and the :math:`\xi` may be any numbers that are uniform one by
+one.
+For dropout an example of the batch is a point and a unit is a coordinate: with Sobol' points each
+unit is dropped for the same share of the examples in every batch, where pseudo-random numbers only
+do so on average.
+For drop-connect the inputs of a layer are the points, its neurons the coordinates: each neuron
+loses the same share of its weights.
+
+Both layers are stateful: a training step draws the next numbers of the stream.
+
+References
+----------
+.. [1] N. Srivastava et al.: Dropout: a simple way to prevent neural networks from overfitting.
+   JMLR 2014.
+.. [2] L. Wan et al.: Regularization of neural networks using DropConnect. ICML 2013. There each
+   example has masks of its own; here a batch shares them.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcnn.randomness.source import Stream
+
+
+class Dropout(nn.Module):
+    """Dropout for a layer of a known number of units.
+
+    Parameters
+    ----------
+    units
+        Size of the last dimension of what comes in.
+    p
+        Probability to drop a unit, 0 <= p < 1.
+    source
+        One of :data:`mcnn.randomness.SOURCES`.
+    seed
+        Of the masks.
+
+    Raises
+    ------
+    ValueError
+        For a probability out of range, an unknown source, or an input with other units.
+
+    Examples
+    --------
+    >>> layer = Dropout(3, p=0.5, source="sobol")
+    >>> layer(torch.ones(8, 3)).mean(0)
+    tensor([1., 1., 1.])
+    """
+
+    def __init__(self, units: int, p: float = 0.5, source: str = "random", seed: int = 0) -> None:
+        super().__init__()
+        self.units, self.p = units, _probability(p)
+        self.stream = Stream(source, units, seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mask x [..., units] in training, and return it as it is otherwise."""
+        if x.shape[-1] != self.units:
+            raise ValueError(f"x must end in {self.units} units, got shape {tuple(x.shape)}")
+        if not self.training or self.p == 0:
+            return x
+        xi = self.stream.draw(x.numel() // self.units)  # [examples, units]
+        return x * _scaled(xi >= self.p, self.p, x).view(x.shape)
+
+    def extra_repr(self) -> str:
+        """Name the parameters in the module's representation."""
+        return f"{self.units}, p={self.p}, source={self.stream.source!r}"
+
+
+class DropConnect(nn.Linear):
+    """A linear layer that drops weights in training, other ones in each step.
+
+    Parameters
+    ----------
+    in_features, out_features, bias, device, dtype
+        As for :class:`torch.nn.Linear`; biases are not dropped.
+    p
+        Probability to drop a weight, 0 <= p < 1.
+    source
+        One of :data:`mcnn.randomness.SOURCES`.
+    seed
+        Of the masks.
+
+    Raises
+    ------
+    ValueError
+        For a probability out of range or an unknown source.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        p: float = 0.5,
+        source: str = "random",
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.p = _probability(p)
+        self.stream = Stream(source, out_features, seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., in_features] to [..., out_features]."""
+        weight = self.weight
+        if self.training and self.p > 0:
+            xi = self.stream.draw(self.in_features)  # [in, out]
+            weight = weight * _scaled((xi >= self.p).T, self.p, weight)
+        return F.linear(x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Name the parameters in the module's representation."""
+        return f"{super().extra_repr()}, p={self.p}, source={self.stream.source!r}"
+
+
+def _probability(p: float) -> float:
+    if not 0 <= p < 1:
+        raise ValueError(f"p must be in [0, 1), got {p}")
+    return p
+
+
+def _scaled(keep: Tensor, p: float, like: Tensor) -> Tensor:
+    """Return what a tensor is to be multiplied by: zero, or one over the share that is kept."""
+    return keep.to(like.device, like.dtype) / (1 - p)

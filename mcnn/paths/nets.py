@@ -30,6 +30,10 @@ class PathMLP(nn.Module):
     ----------
     layers : ModuleList
         Of :class:`mcnn.paths.PathLinear`.
+    method, seed
+        What the paths were sampled with; the method is None if they were given.
+    sampled : Tensor
+        How many paths of that sequence were used so far.
 
     Raises
     ------
@@ -58,11 +62,15 @@ class PathMLP(nn.Module):
     ) -> None:
         super().__init__()
         seed = as_seed(seed)
-        if not isinstance(paths, Tensor):
+        given = isinstance(paths, Tensor)
+        if not given:
             paths = sample_paths(widths, paths, method, seed)
         if paths.dim() != 2 or len(paths) != len(widths):
             raise ValueError(f"paths must be [{len(widths)}, paths], got {list(paths.shape)}")
         keys = hash_bits(~seed, torch.arange(len(widths))).tolist()
+        self.method, self.seed = None if given else method, seed
+        # Path number `sampled` comes next; saved, for a network that grew may go on after loading.
+        self.register_buffer("sampled", torch.tensor(paths.shape[1]))
         self.layers = nn.ModuleList(
             PathLinear(
                 widths[i],

@@ -149,8 +149,8 @@ def dense_product(x: Tensor, weight: Tensor, edges: Edges) -> Tensor:
 
 
 def dense_matrix(weight: Tensor, edges: Edges, in_features: int) -> Tensor:
-    """Return the weights as a matrix, [outputs, inputs]; weights of the same edge add up."""
-    matrix = weight.new_zeros(len(edges.starts) - 1, in_features)
+    """Return weights [edges, ...] as a matrix, [outputs, inputs, ...]; those of one edge add up."""
+    matrix = weight.new_zeros(len(edges.starts) - 1, in_features, *weight.shape[1:])
     return matrix.index_put((edges.outputs, edges.inputs), weight, accumulate=True)
 
 

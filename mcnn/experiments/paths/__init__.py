@@ -1,7 +1,8 @@
 """Experiments of the chapter on sampling paths through networks."""
 
-from mcnn.experiments.paths import after
+from mcnn.experiments.paths import accuracy, after
 
 EXPERIMENTS = [
+    *accuracy.EXPERIMENTS,
     *after.EXPERIMENTS,
 ]

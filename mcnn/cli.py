@@ -175,7 +175,8 @@ def _list(args: argparse.Namespace) -> int:
     for name in names:
         p = runner.plan(name, "full", results=args.results)
         stale = f", {p.stale} stale" if p.stale else ""
-        counts = f"{p.done:>3} of {p.done + len(p.todo):>3} recorded{stale}"
+        total = p.done + len(p.todo) + p.left_out
+        counts = f"{p.done:>3} of {total:>3} recorded{stale}"
         print(f"{name:<{width}}  {counts}  {experiments.get(name).summary}")
     return 0
 
@@ -187,10 +188,14 @@ def _run(args: argparse.Namespace) -> int:
     where = dict(args.only) | ({"dataset": args.dataset} if args.dataset else {})
     plans = []
     for name in _names(args.experiment):
-        options = (args.profile, args.seeds, args.results, where, args.redo_stale)
+        options = (args.profile, args.seeds, args.results, where, args.redo_stale, args.scheduler)
         plans.append(p := runner.plan(name, *options))
-        note = f", {p.stale} stale (--redo-stale, or mcnn verify --revalidate {name})"
-        print(f"{name}: {len(p.todo)} to run, {p.done} recorded{note if p.stale else ''}")
+        notes = [f"{len(p.todo)} to run", f"{p.done} recorded"]
+        if p.stale:
+            notes.append(f"{p.stale} stale (--redo-stale, or mcnn verify --revalidate {name})")
+        if p.left_out:
+            notes.append(f"{p.left_out} left out, whose data must be asked for (mcnn data)")
+        print(f"{name}: {', '.join(notes)}")
     results = args.results or project.results_dir(args.profile)
     runner.run(plans, device, results, args.jobs or 1, args.scheduler)
     total = sum(len(p.todo) for p in plans)

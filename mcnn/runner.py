@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -36,13 +36,17 @@ from mcnn.experiments.base import Experiment, Trial
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run of one experiment, and what need not be."""
+    """What is to be run of one experiment, and what need not be or cannot.
+
+    ``left_out`` trials are on data sets that are missing and that no command can download.
+    """
 
     experiment: Experiment
     profile: str
     todo: tuple[Trial, ...]
     done: int
     stale: int
+    left_out: int = 0
 
 
 def resolve_device(name: str) -> torch.device:
@@ -69,8 +73,11 @@ def plan(
     results: Path | None = None,
     where: dict[str, str] | None = None,
     redo_stale: bool = False,
+    scheduler: str | None = None,
 ) -> Plan:
     """List the trials of an experiment that have no record yet.
+
+    Those on a missing data set that must be asked for are left out, unless they are named.
 
     Parameters
     ----------
@@ -86,11 +93,15 @@ def plan(
         Keep only the trials with these values of these fields, compared as text.
     redo_stale
         Whether trials whose records were made by older code run again.
+    scheduler
+        As in :func:`run`: the data are then where the workers are, and nothing is left out.
 
     Raises
     ------
     UsageError
         For an unknown experiment, profile or field, or if ``where`` leaves no trial.
+    DataError
+        If ``where`` names a data set that is missing and that no command can download.
     """
     experiment = experiments.get(name)
     if profile not in project.PROFILES:
@@ -112,7 +123,22 @@ def plan(
     stale = {key for key in keys if key in found and found[key].stale}
     done = {key for key in keys if key in found} - (stale if redo_stale else set())
     todo = tuple(trial for key, trial in keys.items() if key not in done)
-    return Plan(experiment, profile, todo, len(done), len(stale))
+    needed = set() if scheduler else _datasets(todo)
+    absent = {name for name in needed if _must_be_asked_for(name)}
+    if (named := (where or {}).get("dataset")) in absent:
+        data.load(named)  # says what to do
+    at_hand = tuple(trial for trial in todo if not _datasets([trial]) & absent)
+    left_out = len(todo) - len(at_hand)
+    return Plan(experiment, profile, at_hand, len(done), len(stale), left_out)
+
+
+def _datasets(trials: Iterable[Trial]) -> set[str]:
+    return {getattr(trial, "dataset", None) or "" for trial in trials} - {""}
+
+
+def _must_be_asked_for(name: str) -> bool:
+    known = data.DATASETS.get(name)
+    return known is not None and known.fetch is None and data.status(name).state == "missing"
 
 
 def run(
@@ -306,5 +332,5 @@ def _check_writable(folder: Path) -> None:
 
 def _check_data(trials: Iterator[Trial]) -> None:
     """Find out before the first trial that a data set is missing or damaged."""
-    for name in sorted({getattr(trial, "dataset", None) or "" for trial in trials} - {""}):
+    for name in sorted(_datasets(trials)):
         data.load(name)

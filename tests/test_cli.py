@@ -122,6 +122,44 @@ def test_what_the_user_can_mend_is_one_line(fake, tmp_path, capsys, argv, messag
     assert shown.out == ""
 
 
+@pytest.fixture
+def no_photographs(monkeypatch, tmp_path):
+    """Hide ILSVRC12, should somebody have it, and run nothing."""
+    monkeypatch.setenv("MCNN_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "cache_path", lambda: tmp_path / "cache")
+    plans = []
+    monkeypatch.setattr(runner, "run", lambda found, *_: plans.extend(found))
+    return plans
+
+
+def test_data_that_must_be_asked_for_are_left_out_and_it_says_so(no_photographs, tmp_path, capsys):
+    run = ["run", "linear-fc", "--profile", "full", "--results", str(tmp_path)]
+    assert cli.main(run) == 0
+    note = "13 to run, 0 recorded, 5 left out, whose data must be asked for (mcnn data)\n"
+    assert f"linear-fc: {note}" in capsys.readouterr().out
+    assert {trial.dataset for trial in no_photographs[0].todo} == {"mnist", "cifar10"}
+    assert cli.main([*run, "--dataset", "mnist"]) == 0
+    assert "linear-fc: 5 to run, 0 recorded\n" in capsys.readouterr().out
+    assert cli.main([*run, "--scheduler", "tcp://where-the-data-are"]) == 0
+    assert "linear-fc: 18 to run, 0 recorded\n" in capsys.readouterr().out
+    assert cli.main(["list", "linear-fc", "--results", str(tmp_path)]) == 0
+    assert "0 of  18 recorded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", [["--dataset", "ilsvrc12"], ["--only", "dataset=ilsvrc12"]])
+def test_data_that_must_be_asked_for_and_are_named_are_one_line(
+    no_photographs, tmp_path, capsys, named
+):
+    run = ["run", "linear-fc", "--profile", "full", "--results", str(tmp_path)]
+    assert cli.main([*run, *named]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"mcnn: error: ILSVRC12 is not in {tmp_path}")
+    assert "image-net.org" in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert not no_photographs
+
+
 def test_list_is_a_line_an_experiment(tmp_path, fake, capsys):
     assert cli.main(["run", NAME, "--profile", "full", "--results", str(tmp_path)]) == 0
     capsys.readouterr()

@@ -44,7 +44,7 @@ class FcTrial(Trial):
     lr: float = 0.05
     epochs: int = 5
     batch_size: int = 128
-    scale: str = "unit"
+    scale: str = "standard"
     mixed: bool = True
     methods: tuple[str, ...] = ("jittered", "iid", "systematic")
     fractions: tuple[float, ...] = TENTHS
@@ -151,7 +151,7 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[FcTrial]:
         digits |= {"optimizer": "adam", "lr": 3e-3, "batch_size": 64}
         few = {"fractions": (0.1, 0.2, 0.5, 1.0), "samplings": 2}
         return [FcTrial(seed=seed, **digits, **few) for seed in seeds]
-    alexnet = {"net": "alexnet-cifar", "optimizer": "adam", "lr": 5e-4, "scale": "standard"}
+    alexnet = {"net": "alexnet-cifar", "optimizer": "adam", "lr": 5e-4}
     alexnet |= {"epochs": 3, "batch_size": 256, "fractions": (0.1, 0.2, 0.3, 0.5, 1.0)}
     published = {"dataset": "ilsvrc12", "net": "alexnet", "weights": "IMAGENET1K_V1"}
     return [
@@ -159,7 +159,7 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[FcTrial]:
         *(FcTrial(seed=seed, **alexnet, samplings=1) for seed in seeds[:3]),
         *(FcTrial(seed=seed) for seed in seeds),
         *(FcTrial(seed=seed, dataset="mnist", epochs=3) for seed in seeds),
-        *(FcTrial(seed=seed, **published, scale="standard", samplings=1) for seed in seeds),
+        *(FcTrial(seed=seed, **published, samplings=1) for seed in seeds),
     ]
 
 

@@ -24,7 +24,7 @@ define from_pip
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test run notebooks lock lint clean
+.PHONY: help setup book test run notebooks bench lock lint clean
 
 help:  ## print this list
 	@echo 'make TARGET [PROFILE=fast|full] [DEVICE=auto|cpu|cuda] [NOTEBOOKS="density paths"]'
@@ -43,6 +43,9 @@ run: $(READY)  ## execute chapters anew (PROFILE, DEVICE, NOTEBOOKS) and render 
 notebooks: $(READY)  ## execute chapters at `fast` for the record, and refresh the tables of verdicts
 	@$(BIN)/python book/_ext/run.py --record $(NOTEBOOKS)
 	@$(BIN)/mcnn verify --update
+
+bench: $(READY)  ## measure speed against named peers, on DEVICE; minutes
+	@$(BIN)/python -m benchmarks --device "$(DEVICE)"
 
 lint: $(READY)  ## ruff and the notebook lint
 	@$(BIN)/ruff check .

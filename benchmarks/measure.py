@@ -1,0 +1,158 @@
+"""Timing several ways to do one thing, in turn, and what the times say.
+
+A *race* has arms: ours and its named peers.
+A *curve* is a race at several sizes, for exponents and for the size at which the arms meet.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from torch.utils.benchmark import Timer
+
+Work = Callable[[], object]
+ROUNDS = 7  # the least number of medians whose range is an interval of 95 % for their median
+
+
+@dataclass(frozen=True)
+class Race:
+    """Ours and its peers, on one problem.
+
+    Attributes
+    ----------
+    summary
+        The problem, with its sizes.
+    arms
+        From label to what is timed; the first is ours.
+    goals
+        From the label of a peer to the ratio, its time over ours, that is aimed at.
+    """
+
+    summary: str
+    arms: Mapping[str, Work]
+    goals: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A race at several sizes.
+
+    Attributes
+    ----------
+    summary
+        The problem.
+    variable
+        What the sizes are.
+    sizes
+        Increasing.
+    arms
+        From a size to the arms of its race; an arm may be missing at some sizes.
+    exponent
+        The accepted range of the exponent of ours, if it is aimed at.
+    even
+        From the label of a peer to the size at least up to which ours shall be the faster.
+    """
+
+    summary: str
+    variable: str
+    sizes: Sequence[float]
+    arms: Callable[[Any], Mapping[str, Work]]
+    exponent: tuple[float, float] | None = None
+    even: Mapping[str, float] = field(default_factory=dict)
+
+
+def seconds(
+    arms: Mapping[str, Work], threads: int, rounds: int = ROUNDS, at_least: float = 0.02
+) -> dict[str, list[float]]:
+    """Time every arm once a round.
+
+    Parameters
+    ----------
+    arms
+        What to time; each is called twice before, so that caches are warm and code is compiled.
+    threads
+        Of the CPU.
+    rounds
+        Number of times for each arm.
+    at_least
+        Seconds that a time spans: short work is repeated within.
+
+    Returns
+    -------
+    dict
+        [rounds] seconds for each arm.
+    """
+    timers = {name: Timer("f()", globals={"f": f}, num_threads=threads) for name, f in arms.items()}
+    repeats = {}
+    for name, timer in timers.items():
+        timer.timeit(1)
+        repeats[name] = max(1, round(at_least / max(timer.timeit(1).mean, 1e-9)))
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, timer in timers.items():
+            found[name].append(timer.timeit(repeats[name]).mean)
+    return found
+
+
+def middle(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median and the interval of 95 % around it, which assumes no distribution.
+
+    Examples
+    --------
+    >>> middle([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    (4.0, 1.0, 7.0)
+    """
+    interval = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+    return median(values), float(interval.low), float(interval.high)
+
+
+def ratio(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, float, float]:
+    """Return how many times longer the peer takes, round by round, with its interval."""
+    return middle([p / o for o, p in zip(ours, peer, strict=True)])
+
+
+def exponent(
+    sizes: Sequence[float], times: Sequence[Sequence[float]]
+) -> tuple[float, float, float]:
+    """Return the slope of log time over log size, one fit a round, with its interval.
+
+    Parameters
+    ----------
+    sizes
+        [n], positive.
+    times
+        [n][rounds] seconds.
+    """
+    x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(times, float))  # [n], [n, rounds]
+    return middle([float(np.polyfit(x, column, 1)[0]) for column in y.T])
+
+
+def break_even(
+    sizes: Sequence[float], ours: Sequence[Sequence[float]], peer: Sequence[Sequence[float]]
+) -> float | None:
+    """Return the size from which on ours is the slower, between sizes by log-log interpolation.
+
+    Parameters
+    ----------
+    sizes
+        [n], increasing.
+    ours, peer
+        [n][rounds] seconds.
+
+    Returns
+    -------
+    float or None
+        None if ours is faster at every size; the first size if it is so at none.
+    """
+    gain = [float(np.log(ratio(o, p)[0])) for o, p in zip(ours, peer, strict=True)]
+    slower = [i for i, g in enumerate(gain) if g <= 0]
+    if not slower:
+        return None
+    i = slower[0]
+    if i == 0:
+        return float(sizes[0])
+    x0, x1 = np.log(sizes[i - 1]), np.log(sizes[i])
+    return float(np.exp(x0 + (x1 - x0) * gain[i - 1] / (gain[i - 1] - gain[i])))

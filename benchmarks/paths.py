@@ -1,0 +1,169 @@
+"""Layers of paths against dense ones, forward and backward."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.measure import Curve, Race, Work
+from mcnn import nets
+from mcnn.paths import PathLinear, PathMLP
+
+DENSE = "nn.Linear"
+ONEDNN = "oneDNN linear"
+
+
+def _both_ways(layer: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, *p: Tensor) -> Work:
+    def run() -> None:
+        torch.autograd.grad(layer(x), (x, *p), grad)
+
+    return run
+
+
+def _onednn(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a linear layer through oneDNN, forward and backward, feature-minor."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
+
+    class Linear(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, w: Tensor) -> Tensor:
+            ctx.save_for_backward(x, w)
+            return product(x, w)
+
+        @staticmethod
+        def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
+            x, w = ctx.saved_tensors
+            dx = product(grad, w.T.contiguous())
+            return dx, product(grad.T.contiguous(), x.T.contiguous())
+
+    return lambda x: Linear.apply(x, weight)
+
+
+def layers(n: int, batch: int, fan_in: int, device: torch.device) -> dict[str, Work]:
+    """Return the arms of one layer: n units before and behind it."""
+    minor = torch.randn(batch, n, device=device, requires_grad=True)  # [b, n]
+    major = torch.randn(n, batch, device=device, requires_grad=True)  # [n, b]
+    grad = torch.randn(batch, n, device=device)
+    grad_major = grad.T.contiguous()
+    arms: dict[str, Work] = {}
+    for name, method, kernel in (
+        ("Sobol' paths, blocks", "sobol", "blocks"),
+        ("random permutations, gathered", "permutation", "gather"),
+    ):
+        layer = PathLinear(n, n, n * fan_in, method, bias=False, kernel=kernel, device=device)
+        arms[name] = _both_ways(layer.feature_major, major, grad_major, layer.weight)
+    if n <= 8192:
+        dense = nn.Linear(n, n, bias=False, device=device)
+        arms[DENSE] = _both_ways(dense, minor, grad, dense.weight)
+        if device.type == "cpu" and torch.backends.mkldnn.is_available():
+            arms[ONEDNN] = _both_ways(_onednn(dense.weight), minor, grad, dense.weight)
+    return arms
+
+
+def one(device: torch.device, n: int, fan_in: int, batch: int, goal: float) -> Race:
+    """One layer."""
+    return Race(
+        f"a layer of {n} units, {fan_in} inputs each ({fan_in / n:.1%}), batch {batch}",
+        layers(n, batch, fan_in, device),
+        {DENSE: goal},
+    )
+
+
+def gathered(device: torch.device, n: int, fan_in: int, batch: int, goal: float) -> Race:
+    """One layer without the structure of Sobol' points: ours is the general form."""
+    race = one(device, n, fan_in, batch, goal)
+    ours = "random permutations, gathered"
+    arms = {ours: race.arms[ours], **race.arms}
+    return Race(race.summary, arms, race.goals)
+
+
+def density(device: torch.device) -> Curve:
+    """Against the share of edges: where dense wins."""
+    n, batch = 1024, 256
+
+    def arms(share: float) -> Mapping[str, Work]:
+        found = layers(n, batch, max(1, round(share * n)), device)
+        ours = "random permutations, gathered"
+        return {ours: found[ours]} | {k: f for k, f in found.items() if k in (DENSE, ONEDNN)}
+
+    return Curve(
+        f"a layer of {n} units of random permutations, batch {batch}",
+        "share of all edges",
+        [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.48, 0.64],
+        arms,
+        even={DENSE: 0.4, ONEDNN: 0.25},
+    )
+
+
+def number(device: torch.device) -> Curve:
+    """Against the number of paths at a given width: at most linear."""
+    n, batch = 4096, 64
+
+    def arms(paths: int) -> Mapping[str, Work]:
+        ours = "random permutations, gathered"
+        return {ours: layers(n, batch, paths // n, device)[ours]}
+
+    return Curve(
+        f"a layer of {n} units, batch {batch}",
+        "paths",
+        [n * 2**k for k in range(3, 9)],
+        arms,
+        exponent=(0.95, 1.05),
+    )
+
+
+def width(device: torch.device) -> Curve:
+    """Against the width at 16 inputs a unit."""
+    batch = 16
+
+    def arms(n: int) -> Mapping[str, Work]:
+        return {k: f for k, f in layers(n, batch, 16, device).items() if k != ONEDNN}
+
+    return Curve(
+        f"layers with 16 inputs a unit, batch {batch}",
+        "units",
+        [2**k for k in range(10, 21, 2)],
+        arms,
+        exponent=(0.0, 1.05),
+    )
+
+
+def step(device: torch.device) -> Race:
+    """Take a training step of a wide network."""
+    widths, batch, fan_in = (784, 4096, 4096, 10), 64, 16
+    x = torch.randn(batch, 1, 28, 28, device=device)
+    y = torch.randint(10, (batch,), device=device)
+
+    def train(model: nn.Module) -> Work:
+        descent = torch.optim.SGD(model.parameters(), 0.01, foreach=True)
+
+        def run() -> None:
+            descent.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            descent.step()
+
+        return run
+
+    return Race(
+        f"a training step of {'/'.join(map(str, widths))}, 4096·{fan_in} paths, batch {batch}",
+        {
+            "Sobol' paths": train(PathMLP(widths, 4096 * fan_in).to(device)),
+            "permutations": train(PathMLP(widths, 4096 * fan_in, "permutation").to(device)),
+            DENSE: train(nets.build("mlp", widths=widths).to(device)),
+        },
+        {DENSE: 50.0},
+    )
+
+
+BENCHMARKS = {
+    "paths-1024": lambda device: gathered(device, 1024, 32, 256, 15.0),
+    "paths-4096": lambda device: one(device, 4096, 16, 64, 100.0),
+    "paths-4096-32": lambda device: one(device, 4096, 32, 64, 93.0),
+    "paths-density": density,
+    "paths-number": number,
+    "paths-width": width,
+    "paths-step": step,
+}

@@ -1,0 +1,67 @@
+"""Sampling the weights of a layer, and masks of partitions."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.measure import Race, Work
+from mcnn.density import sample_counts
+from mcnn.partition import DropoutPartition
+
+ROWS, INPUTS, SAMPLES = 4096, 9216, 1024  # AlexNet's first fully connected layer
+BATCH, UNITS = 128, 4096
+
+
+def counts(device: torch.device, method: str) -> Race:
+    """Count the samples of each row of a large layer."""
+    weight = torch.randn(ROWS, INPUTS, device=device)
+    density = weight.abs()
+    hits = torch.ones((), dtype=torch.int32, device=device).expand(ROWS, SAMPLES)
+
+    def multinomial() -> Tensor:
+        drawn = torch.multinomial(density, SAMPLES, replacement=True)
+        return torch.zeros(ROWS, INPUTS, dtype=torch.int32, device=device).scatter_add_(
+            1, drawn, hits
+        )
+
+    return Race(
+        f"{SAMPLES} {method} samples of each row of {ROWS}×{INPUTS} weights",
+        {
+            "mcnn": lambda: sample_counts(weight, SAMPLES, method),
+            "torch.multinomial, counted": multinomial,
+            "torch.multinomial": lambda: torch.multinomial(density, SAMPLES, replacement=True),
+            "copy": weight.clone,
+        },
+        {"torch.multinomial": 2.0},
+    )
+
+
+def partition(device: torch.device, *, compiled: bool) -> Race:
+    """Drop units of a batch in training."""
+    x = torch.randn(BATCH, UNITS, device=device)
+
+    def race(layer: Callable[[Tensor], Tensor]) -> Work:
+        called = torch.compile(layer) if compiled else layer
+        return lambda: called(x)
+
+    how = "compiled" if compiled else "eager"
+    return Race(
+        f"a step of dropout on {BATCH}×{UNITS} units, {how}",
+        {
+            "DropoutPartition": race(DropoutPartition(3)),
+            "DropoutPartition(per_sample)": race(DropoutPartition(3, per_sample=True)),
+            "F.dropout": race(lambda t: F.dropout(t, 1 / 3)),
+            "copy": x.clone,
+        },
+        {"F.dropout": 20.0} if compiled else {},
+    )
+
+
+BENCHMARKS = {
+    "sampling-jittered": lambda device: counts(device, "jittered"),
+    "sampling-systematic": lambda device: counts(device, "systematic"),
+    "partition-eager": lambda device: partition(device, compiled=False),
+    "partition-compiled": lambda device: partition(device, compiled=True),
+}

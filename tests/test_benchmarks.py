@@ -1,0 +1,104 @@
+"""What the benchmarks say of times, and that the page says it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import __main__ as bench
+from benchmarks import measure, page, paths
+from mcnn.errors import DataError, UsageError
+
+
+def test_exponent_is_that_of_a_power():
+    sizes = [10, 100, 1000]
+    times = [[3 * n**1.5] * 7 for n in sizes]
+    assert measure.exponent(sizes, times) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_arms_meet_where_the_lines_cross():
+    sizes = [1, 10, 100]
+    ours, peer = [[n] * 7 for n in sizes], [[20] * 7] * 3
+    assert measure.break_even(sizes, ours, peer) == pytest.approx(20)
+    assert measure.break_even(sizes, ours, [[1000] * 7] * 3) is None
+    assert measure.break_even(sizes, ours, [[0.5] * 7] * 3) == 1
+
+
+def test_the_interval_of_a_ratio_pairs_the_rounds():
+    ours = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+    assert measure.ratio(ours, [3 * t for t in ours]) == (3.0, 3.0, 3.0)
+
+
+def test_the_interval_of_the_median_covers_it():
+    generator = np.random.default_rng(0)
+    trials = [measure.middle(generator.exponential(size=measure.ROUNDS)) for _ in range(1000)]
+    covered = sum(low <= np.log(2) <= high for _, low, high in trials)
+    assert covered >= 950
+
+
+def test_seconds_are_those_of_the_work():
+    calls = {"a": 0, "b": 0}
+
+    def count(name):
+        calls[name] += 1
+
+    found = measure.seconds(
+        {n: lambda n=n: count(n) for n in calls}, threads=1, rounds=3, at_least=0
+    )
+    assert {n: len(t) for n, t in found.items()} == {"a": 3, "b": 3}
+    assert min(min(t) for t in found.values()) > 0
+    assert min(calls.values()) >= 5
+
+
+def test_the_dense_peer_of_onednn_is_a_linear_layer():
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch has no oneDNN")
+    w = torch.randn(6, 5, requires_grad=True)
+    x = torch.randn(3, 5, requires_grad=True)
+    g = torch.randn(3, 6)
+    got = torch.autograd.grad(paths._onednn(w)(x), (x, w), g)
+    want = torch.autograd.grad(torch.nn.functional.linear(x, w), (x, w), g)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_arms_of_a_layer_compute_gradients():
+    arms = paths.layers(16, 4, 2, torch.device("cpu"))
+    assert paths.DENSE in arms
+    for work in arms.values():
+        work()
+
+
+def test_a_race_is_recorded_and_read_back(tmp_path, monkeypatch, capsys):
+    for name, file in {"RECORDS": "records", "PAGE": "page.md", "PICTURES": "."}.items():
+        monkeypatch.setattr(page, name, tmp_path / file)
+    (tmp_path / "page.md").write_text(f"before {page._BEGIN} old {page._END} after")
+    race = measure.Race("nothing at all", {"ours": int, "peer": float}, {"peer": 2.0})
+    curve = measure.Curve("a curve", "n", [1, 2], lambda n: {"ours": int}, exponent=(0, 1))
+    monkeypatch.setattr(
+        bench, "BENCHMARKS", {"paths-1024": lambda d: race, "paths-width": lambda d: curve}
+    )
+    assert bench.main(["--device", "cpu"]) == 0
+    (record,) = (tmp_path / "records").glob("*.json")
+    assert set(json.loads(record.read_text())) == {"paths-1024", "paths-width"}
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith("before ")
+    assert text.endswith(" after")
+    assert "Nothing at all" in text
+    assert len(list(tmp_path.glob("bench-*.png"))) == 1
+    assert page.update(write=False) == []
+    record.write_text(record.read_text()[:-20])
+    with pytest.raises(DataError, match="damaged"):
+        page.load()
+
+
+def test_an_unknown_benchmark_is_one_line(capsys):
+    assert bench.main(["nonsense"]) == 2
+    assert "no benchmark nonsense" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="threads"):
+        bench.measure_all([], torch.device("cpu"), 0)
+
+
+def test_the_page_shows_the_records():
+    assert page.update(write=False) == [], "out of date: run `python -m benchmarks --page`"

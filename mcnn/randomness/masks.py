@@ -10,6 +10,14 @@ do so on average.
 For drop-connect the inputs of a layer are the points, its neurons the coordinates: each neuron
 loses the same share of its weights.
 
+Which point an input gets must change from step to step.
+The first binary digit of a Sobol' point depends on the parity of a few bits of its number, however
+the digits are scrambled.
+If input j got the points j, j + n, j + 2n, ... of the sequence, for even n the first coordinate of
+these would always be in the same half of the unit interval, and its weight would always be dropped
+or never.
+So the points of a step are dealt out in a random order.
+
 Both layers are stateful: a training step draws the next numbers of the stream.
 
 References
@@ -24,7 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcnn.randomness.source import Stream
+from mcnn.randomness.source import Stream, substream
+from mcnn.sampling import hash_bits
 
 
 class Dropout(nn.Module):
@@ -56,7 +65,7 @@ class Dropout(nn.Module):
     def __init__(self, units: int, p: float = 0.5, source: str = "random", seed: int = 0) -> None:
         super().__init__()
         self.units, self.p = units, _probability(p)
-        self.stream = Stream(source, units, seed)
+        self.coins = _Coins(source, units, seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask x [..., units] in training, and return it as it is otherwise."""
@@ -64,12 +73,12 @@ class Dropout(nn.Module):
             raise ValueError(f"x must end in {self.units} units, got shape {tuple(x.shape)}")
         if not self.training or self.p == 0:
             return x
-        xi = self.stream.draw(x.numel() // self.units)  # [examples, units]
+        xi = self.coins(x.numel() // self.units)  # [examples, units]
         return x * _scaled(xi >= self.p, self.p, x).view(x.shape)
 
     def extra_repr(self) -> str:
         """Name the parameters in the module's representation."""
-        return f"{self.units}, p={self.p}, source={self.stream.source!r}"
+        return f"{self.units}, p={self.p}, source={self.coins.stream.source!r}"
 
 
 class DropConnect(nn.Linear):
@@ -105,19 +114,33 @@ class DropConnect(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.p = _probability(p)
-        self.stream = Stream(source, out_features, seed)
+        self.coins = _Coins(source, out_features, seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_features] to [..., out_features]."""
         weight = self.weight
         if self.training and self.p > 0:
-            xi = self.stream.draw(self.in_features)  # [in, out]
+            xi = self.coins(self.in_features)  # [in, out]
             weight = weight * _scaled((xi >= self.p).T, self.p, weight)
         return F.linear(x, weight, self.bias)
 
     def extra_repr(self) -> str:
         """Name the parameters in the module's representation."""
-        return f"{super().extra_repr()}, p={self.p}, source={self.stream.source!r}"
+        return f"{super().extra_repr()}, p={self.p}, source={self.coins.stream.source!r}"
+
+
+class _Coins:
+    """Points of a stream, those of each block dealt out in a random order."""
+
+    def __init__(self, source: str, d: int, seed: int) -> None:
+        self.stream = Stream(source, d, seed)
+        self.seed, self.dealt = substream(seed, 1), 0
+
+    def __call__(self, n: int) -> Tensor:
+        """Return the next n points, float64 [n, d]."""
+        index = torch.arange(self.dealt, self.dealt + n)
+        self.dealt += n
+        return self.stream.draw(n)[hash_bits(self.seed, index).argsort()]
 
 
 def _probability(p: float) -> float:

@@ -1,0 +1,114 @@
+"""Hundreds of runs of one small network: does the accuracy scatter less with partitions?"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from mcnn import data, nets
+from mcnn.data import Data
+from mcnn.experiments.base import Experiment, Trial
+from mcnn.experiments.partition.replicas import Arm, Masks, Replicas
+from mcnn.records import Record
+
+ARMS = tuple((kind, parts) for parts in (3, 9) for kind in ("partition", "shared", "dropout"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsTrial(Trial):
+    """A group of runs of each arm: a perceptron, SGD with momentum .9 and a cosine schedule.
+
+    Every run has its own weights, order of images and masks; run i begins alike in every arm.
+    """
+
+    dataset: str = "mnist"
+    images: int = 10_000
+    widths: tuple[int, ...] = (784, 64, 64, 10)
+    arms: tuple[Arm, ...] = ARMS
+    runs: int = 30
+    epochs: int = 3
+    batch_size: int = 100
+    lr: float = 0.05
+
+
+def _run(trial: RunsTrial, device: torch.device) -> dict[str, Any]:
+    found = data.load(trial.dataset, device=device)
+    return {f"{k} {p}": _accuracies(trial, (k, p), found, device) for k, p in trial.arms}
+
+
+def _accuracies(trial: RunsTrial, arm: Arm, found: Data, device: torch.device) -> list[float]:
+    """Train all runs of an arm together and return their test accuracies."""
+    seeds = [trial.seed * trial.runs + i for i in range(trial.runs)]
+    models = Replicas([nets.build("mlp", seed=s, widths=trial.widths) for s in seeds]).to(device)
+    masks = [Masks([arm], models.widths, s, "cpu") for s in seeds]
+    x = found.train.inputs(slice(trial.images), scale="standard").flatten(1)  # [images, n]
+    y = found.train.labels[: trial.images]
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    descent = SGD(models.parameters(), trial.lr, 0.9, fused=True)
+    rate = CosineAnnealingLR(descent, trial.epochs * math.ceil(len(x) / trial.batch_size))
+    for _ in range(trial.epochs):
+        orders = torch.stack([torch.randperm(len(x), generator=g) for g in generators])
+        for batch in orders.to(device).split(trial.batch_size, 1):  # [R, b]
+            own = [m.next(batch.shape[1]) for m in masks]
+            factors = [torch.cat(layer).to(device) for layer in zip(*own, strict=True)]
+            logits = models(x[batch], factors)  # [R, b, classes]
+            descent.zero_grad()
+            loss = F.cross_entropy(logits.flatten(0, 1), y[batch].flatten(), reduction="sum")
+            (loss / batch.shape[1]).backward()
+            descent.step()
+            rate.step()
+    return _test(models, found)
+
+
+@torch.no_grad()
+def _test(models: Replicas, found: Data) -> list[float]:
+    hits: Tensor | int = 0
+    for x, y in found.test.batches(500, scale="standard"):
+        hits = hits + (models(x).argmax(2) == y).sum(1)
+    return (hits.double() / len(found.test)).tolist()
+
+
+def _trials(profile: str, seeds: Sequence[int]) -> list[RunsTrial]:
+    if profile == "full":
+        return [RunsTrial(seed=seed) for seed in seeds]
+    fast = {"dataset": "digits", "widths": (64, 32, 32, 10), "runs": 50, "epochs": 8}
+    return [RunsTrial(seed=s, arms=ARMS[:3], batch_size=50, **fast) for s in seeds]
+
+
+def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return logarithms of ratios of standard deviations, and differences of means, by group."""
+    found: dict[str, list[float]] = {}
+    about = {"shared": "shared masks", "dropout": "masks for each example"}
+    for parts in sorted({parts for _, parts in records[0].config.arms}):
+        for kind, name in about.items():
+            for record in records:
+                ours, theirs = (
+                    record.metrics[f"partition {parts}"],
+                    record.metrics[f"{kind} {parts}"],
+                )
+                ratio = math.log(statistics.stdev(theirs) / statistics.stdev(ours))
+                gain = statistics.mean(ours) - statistics.mean(theirs)
+                found.setdefault(f"P = {parts}, {name}: log ratio of sd", []).append(ratio)
+                found.setdefault(f"P = {parts}, {name}: mean difference", []).append(gain)
+    return found
+
+
+EXPERIMENTS = [
+    Experiment(
+        name="partition-runs",
+        summary="300 runs an arm of a small network, and how much they scatter",
+        trial=RunsTrial,
+        trials=_trials,
+        run=_run,
+        seeds={"fast": range(1), "full": range(10)},
+        measures={"partition-spread": _measure},
+        tolerance=0.02,
+    ),
+]

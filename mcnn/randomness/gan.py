@@ -34,6 +34,9 @@ SPREAD = 0.15
 """Standard deviation of each Gaussian; their centres lie on the unit circle."""
 
 
+_SLOPE = 0.2  # of the leaky ReLUs
+
+
 def ring(n: int, seed: int = 0) -> Tensor:
     """Return n independent samples of the ring of Gaussians, float32 [n, 2]."""
     angle = (numbers(n, 1, "random", substream(seed, 0)) * MODES).floor() * 2 * math.pi / MODES
@@ -43,13 +46,15 @@ def ring(n: int, seed: int = 0) -> Tensor:
 
 def perceptron(hidden: int = 64, outputs: int = 2, seed: int = 0) -> nn.Sequential:
     """Return a network of two hidden layers on the plane; its weights come from the seed."""
-    layers = [nn.Linear(2, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for layer in layers:
-            layer.reset_parameters()
-    slope = 0.2
-    return nn.Sequential(layers[0], nn.LeakyReLU(slope), layers[1], nn.LeakyReLU(slope), layers[2])
+        return nn.Sequential(
+            nn.Linear(2, hidden),
+            nn.LeakyReLU(_SLOPE),
+            nn.Linear(hidden, hidden),
+            nn.LeakyReLU(_SLOPE),
+            nn.Linear(hidden, outputs),
+        )
 
 
 def train_gan(

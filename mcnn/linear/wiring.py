@@ -57,7 +57,7 @@ def signs(out_features: int, fan_in: int, seed: int) -> Tensor:
     """Return random signs: int8, [out_features, fan_in]."""
     found = torch.empty(out_features, fan_in, dtype=torch.int8)
     words = -(-fan_in // 64)  # of 64 bits, one for each sign
-    for units in torch.arange(out_features).split(max(1, _BLOCK // fan_in)):
+    for units in torch.arange(out_features).split(max(1, _BLOCK // (64 * words))):
         index = units[:, None] * words + torch.arange(words)
         bits = hash_bits(~seed, index)[:, :, None] >> torch.arange(64) & 1  # another stream
         found[units[0] : units[-1] + 1] = 1 - 2 * bits.flatten(1)[:, :fan_in]

@@ -10,7 +10,7 @@ import torch
 from mcnn import data
 from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.paths.common import SEEDS, edges, fit, network, path_masks, scale_to
-from mcnn.paths.peers.masks import Masked, shuffled
+from mcnn.paths.peers.masks import shuffled
 from mcnn.records import Record
 
 GRID = (1, 2, 4, 8, 16, 32, 64, 300)  # paths for each pixel
@@ -48,10 +48,8 @@ def _run(trial: AccuracyTrial, device: torch.device) -> dict[str, Any]:
         masks = shuffled(masks, trial.seed)
     if trial.fan_in == "realised":
         scale_to(model, masks)
-    model.to(device)
-    Masked(model, masks)
-    counts = edges(masks)
-    return {"accuracy": fit(model, found, None, trial.epochs, trial.seed), "edges": counts}
+    accuracy = fit(model.to(device), found, masks, trial.epochs, trial.seed)
+    return {"accuracy": accuracy, "edges": edges(masks)}
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[AccuracyTrial]:

@@ -17,9 +17,11 @@ How the points are chosen decides how evenly units and edges are used.
 
 *Units take turns* means: path numbers :math:`kn_l,\ldots,(k+1)n_l-1` visit every unit of the layer
 once, for each :math:`k`.
-The unit of a path is the rank of its coordinate among those of the other paths of the block.
-For the Sobol' sequence and a power of two that is :math:`\lfloor x_ln_l\rfloor`; for other widths,
-where that formula visits some units twice before others once, the ranks still take turns.
+The unit of a path is the rank of its coordinate among those of the other paths of the block, plus a
+random number of the layer, modulo :math:`n_l`: so each path visits each unit with equal
+probability.
+For the Sobol' sequence and a power of two :math:`\lfloor x_ln_l\rfloor` does as much and is taken
+as it is; for other widths that formula would visit some units twice before others once.
 
 Everything is computed with integers: a coordinate in single precision may round up to the next
 unit.
@@ -178,7 +180,7 @@ def _in_turn(layer: _Layer, start: int, count: int) -> Tensor:
 
 
 def _ranked(points: Source) -> Source:
-    """Replace the points of each block of n, the width of the layer, by their ranks."""
+    """Replace the points of each block of n, the width of the layer, by their ranks, rotated."""
 
     def ranks(layer: _Layer, start: int, count: int) -> Tensor:
         n = layer.units
@@ -186,9 +188,10 @@ def _ranked(points: Source) -> Source:
         end = -(-(start + count) // n) * n
         x = points(layer, first, end - first).view(-1, n)  # [blocks, n]
         order = x.argsort(dim=1, stable=True)  # [blocks, n]
-        place = torch.arange(n, device=layer.device).expand_as(order)
-        rank = torch.empty_like(order).scatter_(1, order, place)
-        return rank.flatten()[start - first :][:count]
+        shift = int(hash_bits(layer.key, torch.tensor(-1))) % n
+        units = ((torch.arange(n, device=layer.device) + shift) % n).expand_as(order)
+        unit = torch.empty_like(order).scatter_(1, order, units)
+        return unit.flatten()[start - first :][:count]
 
     return ranks
 

@@ -205,8 +205,13 @@ def _kernel(rows: Sequence[int], bits: int) -> list[int]:
 
 def directions(dimensions: Sequence[int]) -> Tensor:
     """Return the direction numbers of some dimensions: int64, [dimensions, BITS]."""
-    engine = torch.quasirandom.SobolEngine(max(dimensions) + 1)
+    engine = _engine(1 << max(dimensions).bit_length())
     return engine.sobolstate[list(dimensions)]
+
+
+@cache
+def _engine(dimensions: int) -> torch.quasirandom.SobolEngine:
+    return torch.quasirandom.SobolEngine(min(dimensions, torch.quasirandom.SobolEngine.MAXDIM))
 
 
 def scrambled(dimension: int, seed: int) -> tuple[Tensor, int]:
@@ -224,17 +229,13 @@ def scrambled(dimension: int, seed: int) -> tuple[Tensor, int]:
     tuple
         Direction numbers, int64 [BITS], and the shift.
     """
-    draws = hash_bits(seed, torch.arange(BITS + 1)).tolist()
-    numbers = directions([dimension])[0]
-    result = torch.zeros_like(numbers)
-    for digit in range(BITS):  # digit 0 leads
-        place = BITS - 1 - digit
-        row = (1 << place) | (draws[digit] & ((1 << BITS) - 1) & ~((2 << place) - 1))
-        odd = numbers & row
-        for half in (16, 8, 4, 2, 1):
-            odd = odd ^ (odd >> half)
-        result |= (odd & 1) << place
-    return result, draws[BITS] & ((1 << BITS) - 1)
+    draws = hash_bits(seed, torch.arange(BITS + 1)) & ((1 << BITS) - 1)
+    places = torch.arange(BITS)  # of a digit; the last one leads
+    rows = 1 << places | draws[:BITS] & -(2 << places)  # leading digits change those behind
+    odd = directions([dimension])[0] & rows[:, None]  # [BITS, BITS]: digit, bit of the number
+    for half in (16, 8, 4, 2, 1):
+        odd = odd ^ odd >> half
+    return ((odd & 1) << places[:, None]).sum(0), int(draws[BITS])
 
 
 def integers(numbers: Tensor, shift: int, start: int, count: int, device: torch.device) -> Tensor:

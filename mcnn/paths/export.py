@@ -1,0 +1,176 @@
+"""Networks of paths for other engines: operations that all have, and the 2:4 pattern of GPUs."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mcnn.paths.base import PathLayer
+from mcnn.paths.layers import PathLinear
+from mcnn.paths.nets import PathMLP
+
+FORMS = ("gather", "dense")
+
+
+class GatherLinear(nn.Module):
+    """A :class:`PathLinear` as plain operations: gather inputs, multiply, add into outputs.
+
+    Slower in PyTorch, but made of operations that any engine has, and without zeros to store.
+
+    Parameters
+    ----------
+    layer
+        Whose weights are copied.
+    """
+
+    def __init__(self, layer: PathLinear) -> None:
+        super().__init__()
+        edges = layer.edges
+        self.weight = nn.Parameter(layer.weights().detach().clone())  # [edges]
+        bias = layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+        self.bias = nn.Parameter(bias.detach().clone())
+        self.register_buffer("inputs", edges.inputs.long())
+        self.register_buffer("outputs", edges.outputs.long())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output [batch, out_features] of an input [batch, in_features]."""
+        taken = x[:, self.inputs] * self.weight  # [batch, edges]
+        y = self.bias.expand(x.shape[0], -1).clone()
+        return y.scatter_add(1, self.outputs.expand(x.shape[0], -1), taken)
+
+
+def portable(model: nn.Module, form: str = "dense") -> nn.Module:
+    """Return a network of standard operations that computes the same.
+
+    Parameters
+    ----------
+    model
+        Any module with path layers inside; not changed.
+    form
+        ``"dense"``: layers of full matrices, zeros included.
+        ``"gather"``: linear layers as :class:`GatherLinear`, with as many numbers as edges.
+
+    Returns
+    -------
+    Module
+        In evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        For an unknown form, or a convolution of paths with ``"gather"``.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    return _portable(copy.deepcopy(model), form).eval()
+
+
+def _portable(model: nn.Module, form: str) -> nn.Module:
+    if isinstance(model, PathMLP):
+        layers = [module for layer in model.layers for module in (layer, nn.ReLU())]
+        model = nn.Sequential(nn.Flatten(), *layers[:-1])
+    if isinstance(model, PathLayer):
+        if form == "dense":
+            return model.to_dense()
+        if not isinstance(model, PathLinear):
+            raise ValueError("convolutions of paths have no gather form: take form='dense'")
+        return GatherLinear(model)
+    for name, child in model.named_children():
+        setattr(model, name, _portable(child, form))
+    return model
+
+
+def export_onnx(model: nn.Module, example: Tensor, file: str | Path, form: str = "gather") -> None:
+    """Write a network as an ONNX file that takes any batch size.
+
+    Parameters
+    ----------
+    model
+        As of :func:`portable`.
+    example
+        An input, [batch, ...].
+    file
+        Where to write.
+    form
+        As of :func:`portable`.
+
+    Raises
+    ------
+    ImportError
+        Without the packages onnx and onnxscript.
+    ValueError
+        As :func:`portable`.
+    """
+    batch = torch.export.Dim("batch")
+    torch.onnx.export(
+        portable(model, form),
+        (example,),
+        str(file),
+        input_names=["x"],
+        output_names=["y"],
+        dynamic_shapes=({0: batch},),
+        dynamo=True,
+        verbose=False,
+    )
+
+
+@dataclass(frozen=True)
+class TwoFour:
+    """Weights with at most two that are not zero in every four neighbours of a row.
+
+    Attributes
+    ----------
+    weight
+        [out_features, in_features], as ``torch.sparse.to_sparse_semi_structured`` takes it.
+    edges
+        How many weights were not zero.
+    lost
+        How many of those had to become zero.
+    lost_energy
+        Their share of the sum of squares.
+    """
+
+    weight: Tensor
+    edges: int
+    lost: int
+    lost_energy: float
+
+
+def two_four(layer: PathLinear) -> TwoFour:
+    """Force a layer into the 2:4 pattern that GPUs multiply fast, and say what that loses.
+
+    Of four neighbouring weights of a row the two largest stay.
+    Sparse layers mostly fit as they are; the pattern stores half of all weights, however few there
+    are.
+
+    Parameters
+    ----------
+    layer
+        With a multiple of four inputs.
+
+    Returns
+    -------
+    TwoFour
+
+    Raises
+    ------
+    ValueError
+        If the inputs are no multiple of four.
+
+    Examples
+    --------
+    >>> found = two_four(PathLinear(64, 64, paths=256))
+    >>> found.edges, found.lost <= 64
+    (256, True)
+    """
+    if layer.in_features % 4:
+        raise ValueError(f"in_features must be a multiple of 4, got {layer.in_features}")
+    dense = layer.to_dense().weight.detach()
+    fours = dense.view(len(dense), -1, 4)
+    kept = torch.zeros_like(fours).scatter_(2, fours.abs().topk(2, dim=2).indices, 1)
+    weight = (fours * kept).view_as(dense)
+    edges, energy = int(dense.count_nonzero()), float(dense.double().square().sum())
+    lost_energy = 1 - float(weight.double().square().sum()) / energy if energy else 0.0
+    return TwoFour(weight, edges, edges - int(weight.count_nonzero()), lost_energy)

@@ -1,4 +1,4 @@
-"""Numbers from every source, and what takes them: weights, orders, masks and features."""
+"""Numbers from every source, and what takes them: weights, orders and masks."""
 
 import math
 
@@ -14,10 +14,8 @@ from mcnn.randomness import (
     SOURCES,
     DropConnect,
     Dropout,
-    FourierFeatures,
     Stream,
     epoch_order,
-    gaussian_kernel,
     initialise_,
     normals,
     numbers,
@@ -149,7 +147,6 @@ def test_substreams_differ():
         (lambda: DropConnect(3, 2, p=-0.1), "p must be"),
         (lambda: Dropout(3)(torch.ones(2, 4)), "3 units"),
         (lambda: initialise_(nn.ReLU()), "no linear layer"),
-        (lambda: FourierFeatures(2, 4, lengthscale=0.0), "lengthscale"),
     ],
 )
 def test_bad_input_is_named(call, names):
@@ -296,47 +293,3 @@ def test_masked_layers_learn():
     model = nn.Sequential(DropConnect(4, 8, source="sobol"), nn.ReLU(), Dropout(8, source="sobol"))
     model(torch.ones(16, 4)).sum().backward()
     assert model[0].weight.grad.abs().sum() > 0
-
-
-# --- features -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("source", SOURCES)
-def test_features_estimate_the_gaussian_kernel(source, device):
-    x = torch.randn(20, 3, dtype=F64, generator=torch.Generator().manual_seed(2)).to(device)
-    layer = FourierFeatures(3, 4096, 1.5, source, 5, device, F64)
-    f = layer(x)
-    assert f.shape == (20, 8192)
-    error = (f @ f.T - gaussian_kernel(x, x, 1.5)).abs().max()
-    assert error < (0.06 if source in ("random", "lfsr") else 0.012)
-    torch.testing.assert_close(f.square().sum(1), torch.ones(20, dtype=F64, device=device))
-
-
-def test_features_are_unbiased():
-    x = torch.tensor([[0.0, 0.0], [0.7, -0.4]], dtype=F64)
-    for source in SOURCES:
-        found = []
-        for seed in range(400):
-            f = FourierFeatures(2, 8, 1.0, source, seed, dtype=F64)(x)
-            found.append(f[0] @ f[1])
-        found = torch.stack(found)
-        error = found.mean() - math.exp(-(0.49 + 0.16) / 2)
-        assert abs(error / (found.std() / 20)) < 4
-
-
-def test_features_survive_saving_compiling_and_differentiation():
-    layer = FourierFeatures(3, 5, seed=1, dtype=F64)
-    other = FourierFeatures(3, 5, seed=2, dtype=F64)
-    other.load_state_dict(layer.state_dict())
-    x = torch.randn(4, 3, dtype=F64, requires_grad=True)
-    assert torch.equal(layer(x), other(x))
-    assert torch.autograd.gradcheck(layer, x)
-    compiled = torch.compile(layer, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), layer(x))
-
-
-def test_kernel_has_its_closed_form():
-    x = torch.tensor([[0.0], [2.0]], dtype=F64)
-    expected = torch.tensor([[1.0, math.exp(-0.5)], [math.exp(-0.5), 1.0]], dtype=F64)
-    torch.testing.assert_close(gaussian_kernel(x, x, 2.0), expected)

@@ -33,7 +33,6 @@ MODES = 8
 SPREAD = 0.15
 """Standard deviation of each Gaussian; their centres lie on the unit circle."""
 
-
 _SLOPE = 0.2  # of the leaky ReLUs
 
 

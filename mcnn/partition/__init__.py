@@ -17,6 +17,8 @@ What that buys is exact, not just expected:
 
 :class:`DropoutPartition` takes the place of :class:`torch.nn.Dropout`, and :func:`part_labels`
 makes the parts for any other use.
+:func:`replace_dropout` exchanges all dropout layers of a network, and :func:`cycle_outputs` asks it
+once with each mask.
 The talk draws :math:`\xi` from a linear feedback shift register, and so does
 :mod:`mcnn.partition.lfsr`.
 
@@ -24,6 +26,7 @@ Source: slide "Partition instead of Dropout" of A. Keller's talk.
 """
 
 from mcnn.partition.layer import DROPS, REDRAWS, DropoutPartition, start_epoch
+from mcnn.partition.model import cycle_outputs, replace_dropout
 from mcnn.partition.parts import MAX_PARTS, SOURCES, part_labels
 
 __all__ = [
@@ -32,6 +35,8 @@ __all__ = [
     "REDRAWS",
     "SOURCES",
     "DropoutPartition",
+    "cycle_outputs",
     "part_labels",
+    "replace_dropout",
     "start_epoch",
 ]

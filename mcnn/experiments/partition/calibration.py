@@ -35,6 +35,7 @@ from mcnn.data import Split
 from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.partition.variance import Dropout
 from mcnn.partition.layer import DropoutPartition
+from mcnn.partition.model import cycle_outputs
 from mcnn.records import Record
 from mcnn.sampling import uniforms
 
@@ -158,12 +159,12 @@ class Masked(nn.Module):
         self.after = dict(zip(hidden, range(len(hidden)), strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, with masks in training mode, or when there are only masks."""
+        """Return the logits, with masks when they train, or when there are only masks."""
         for i, module in enumerate(self.plain):
             x = module(x)
             if i in self.after:
                 layer = self.layers[self.after[i]]
-                use = self.training or isinstance(layer, Masksembles)
+                use = layer.training or isinstance(layer, Masksembles)
                 x = layer(x) if use else x
         return x
 
@@ -173,6 +174,8 @@ def _passes(model: Masked, split: Split, passes: int) -> Tensor:
     """Return the probabilities of every pass, [passes, n, classes]."""
     x = split.inputs(scale="standard")
     found = []
+    if model.training and isinstance(model.layers[0], DropoutPartition):
+        return F.softmax(cycle_outputs(model, x), 2)
     for i in range(passes):
         for layer in model.layers:
             if isinstance(layer, Masksembles):

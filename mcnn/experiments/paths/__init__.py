@@ -1,8 +1,10 @@
 """Experiments of the chapter on sampling paths through networks."""
 
-from mcnn.experiments.paths import accuracy, after
+from mcnn.experiments.paths import accuracy, after, dangling, peers
 
 EXPERIMENTS = [
     *accuracy.EXPERIMENTS,
     *after.EXPERIMENTS,
+    *dangling.EXPERIMENTS,
+    *peers.EXPERIMENTS,
 ]

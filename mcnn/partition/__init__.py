@@ -18,7 +18,7 @@ What that buys is exact, not just expected:
 :class:`DropoutPartition` takes the place of :class:`torch.nn.Dropout`, and :func:`part_labels`
 makes the parts for any other use.
 :func:`replace_dropout` exchanges all dropout layers of a network, and :func:`cycle_outputs` asks it
-once with each mask.
+once with each mask; :func:`variance_factor` says what a cycle does to the variance of a mean.
 The talk draws :math:`\xi` from a linear feedback shift register, and so does
 :mod:`mcnn.partition.lfsr`.
 
@@ -28,6 +28,7 @@ Source: slide "Partition instead of Dropout" of A. Keller's talk.
 from mcnn.partition.layer import DROPS, REDRAWS, DropoutPartition, start_epoch
 from mcnn.partition.model import cycle_outputs, replace_dropout
 from mcnn.partition.parts import MAX_PARTS, SOURCES, part_labels
+from mcnn.partition.theory import first_order_share, variance_factor
 
 __all__ = [
     "DROPS",
@@ -36,7 +37,9 @@ __all__ = [
     "SOURCES",
     "DropoutPartition",
     "cycle_outputs",
+    "first_order_share",
     "part_labels",
     "replace_dropout",
     "start_epoch",
+    "variance_factor",
 ]

@@ -11,7 +11,8 @@ Let :math:`g` be a function of the mask, such as a gradient.
 It is a sum of parts of order 0, 1, 2, ... (the analysis of variance): a part of order k is a sum of
 products of k centred masks of different units, and has variance :math:`\sigma_k^2`.
 The product of a centred mask and that of another step of the cycle has the mean :math:`-1/(P-1)`,
-relative to its variance, so that a part of order k correlates between steps by :math:`(-1/(P-1))^k`.
+relative to its variance, so that parts of order k of two steps correlate by
+:math:`(-1/(P-1))^k`.
 The mean over the :math:`P` steps thus has the variance
 
 .. math:: \frac1P\sum_k c_k\,\sigma_k^2,\qquad c_k = 1 + (-1)^k (P-1)^{1-k},

@@ -18,10 +18,10 @@ from mcnn.sampling import uniforms
 class CoverageTrial(Trial):
     """Numbers of parts, largest width, cycles of each, and steps of the count of dropped units."""
 
-    parts: tuple[int, ...] = (*range(2, 17), 32, 64, 128, 256)
+    parts: tuple[int, ...] = (*range(2, 10), 16, 64, 256)
     widest: int = 1000
-    widths: int = 20
-    cycles: int = 3
+    widths: int = 10
+    cycles: int = 2
     steps: int = 36
 
 

@@ -1,0 +1,330 @@
+"""The experiments on partitions: replicas train as if alone, measures are what they say."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mcnn import data, nets, train
+from mcnn.experiments.partition import calibration, coverage, curve, runs, table, variance
+from mcnn.experiments.partition.replicas import KINDS, Masks, Replicas, mask_seed, train_arms
+from mcnn.partition import DropoutPartition, part_labels
+
+torch.set_num_threads(1)
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+SEED = 5
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    found = data.load("digits")
+    part = replace(found.train, images=found.train.images[:330], labels=found.train.labels[:330])
+    return replace(found, train=part, test=part)
+
+
+class Given(nn.Module):
+    """Factors that were drawn before, one a step."""
+
+    def __init__(self, factors):
+        super().__init__()
+        self.left = iter(factors)
+
+    def forward(self, x):
+        return x * next(self.left)[: len(x)] if self.training else x
+
+
+def alone(net, arm, shape, factors=None):
+    """One network with layers that drop after hidden fully connected ones."""
+    model = nets.build(net, seed=SEED, shape=shape)
+    kind, parts = arm
+    after = [i for i, m in enumerate(model) if isinstance(m, nn.ReLU)]
+    after = [i for i in after if isinstance(model[i - 1], nn.Linear)]
+    for layer, i in reversed(list(enumerate(after))):
+        if kind in ("partition", "keep-one"):
+            drop = "one" if kind == "partition" else kind
+            model.insert(i + 1, DropoutPartition(parts, drop, seed=mask_seed(SEED, arm, layer)))
+        else:
+            model.insert(i + 1, Given([step[layer][0] for step in factors]))
+    return model
+
+
+# --- replicas -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_replica_trains_as_it_would_alone(digits, device):
+    digits = digits.to(device)
+    arms = [("partition", 2), ("keep-one", 3), ("shared", 3), ("dropout", 4), ("partition", 9)]
+    options = {"epochs": 2, "batch_size": 100, "lr": 0.05}
+    together = train_arms(digits, arms, SEED, every=1, **options)
+    options |= {"seed": SEED, "scale": "standard", "schedule": "constant"}
+    for arm in arms:
+        drawn = Masks([arm], [120, 84], SEED, device)
+        factors = [drawn.next(b) for b in (100, 100, 100, 30) * 2]
+        model = alone("lenet5", arm, digits.shape, factors).to(device)
+        rows = train.fit(model, digits, evaluate_each=True, **options)
+        name = f"{arm[0]} {arm[1]}"
+        assert together["on"][name] == pytest.approx([r["train_accuracy"] for r in rows], abs=0.004)
+        tested = [r["test_accuracy"] for r in rows]
+        assert together["test"][name] == pytest.approx(tested, abs=0.004)
+        assert together["off"][name] == together["test"][name], "here they are the same images"
+
+
+def test_gradients_of_replicas_are_those_of_the_networks():
+    models = [nets.build("lenet5", seed=s, shape=(3, 32, 32)) for s in range(3)]
+    both = Replicas(models).double()
+    x, y = normal(4, 3, 32, 32).double(), torch.tensor([1, 0, 7, 3])
+    logits = both(x)
+    nn.functional.cross_entropy(logits.flatten(0, 1), y.repeat(3), reduction="sum").backward()
+    for r, model in enumerate(models):
+        out = model.double()(x)
+        torch.testing.assert_close(logits[r], out.float())
+        nn.functional.cross_entropy(out, y, reduction="sum").backward()
+        for i, name in enumerate(("0", "3")):
+            grad = both.convolutions[i][0].grad.chunk(3)[r]
+            torch.testing.assert_close(grad, model.get_parameter(f"{name}.weight").grad)
+        for i, name in enumerate(("7", "9", "11")):
+            grad = both.linears[i][0].grad[r].T
+            torch.testing.assert_close(grad, model.get_parameter(f"{name}.weight").grad)
+
+
+def test_perceptrons_may_see_different_images():
+    models = [nets.build("mlp", seed=s, widths=(9, 7, 5, 3)) for s in range(2)]
+    both = Replicas(models)
+    assert both.widths == [7, 5]
+    x = normal(2, 4, 9)
+    torch.testing.assert_close(both(x), torch.stack([m(a) for m, a in zip(models, x, strict=True)]))
+
+
+def test_mixed_precision_is_near():
+    models = [nets.build("lenet5", seed=s, shape=(1, 8, 8)) for s in range(2)]
+    x = normal(4, 1, 8, 8)
+    mixed = Replicas(models, mixed=True)(x)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, Replicas(models)(x), atol=0.01, rtol=0.05)
+
+
+@pytest.mark.parametrize(("kind", "drop"), [("partition", "one"), ("keep-one", "keep-one")])
+def test_masks_of_partitions_are_those_of_the_layer(kind, drop):
+    """Over many cycles, past the block that is drawn together."""
+    arms = [(kind, 2), (kind, 5)]
+    masks = Masks(arms, [7, 3], 11, "cpu")
+    layers = [
+        [DropoutPartition(p, drop, seed=mask_seed(11, (kind, p), i)) for _, p in arms]
+        for i in range(2)
+    ]
+    for _ in range(400):
+        for found, own in zip(masks.next(4), layers, strict=True):
+            expected = torch.stack([layer(torch.ones(1, found.shape[2])) for layer in own])
+            torch.testing.assert_close(found, expected)
+
+
+def test_masks_of_dropout_have_its_rate():
+    masks = Masks([("shared", 4), ("dropout", 4)], [5000], 0, "cpu")
+    shared, own = masks.next(6)[0]  # [6, 5000] each
+    assert torch.equal(shared, shared[:1].expand(6, -1))
+    assert not torch.equal(own[0], own[1])
+    for m in (shared[:1], own):
+        kept = (m != 0).double()
+        z = (kept.mean() - 0.75) / math.sqrt(0.75 * 0.25 / m.numel())
+        assert abs(z) < 4
+        torch.testing.assert_close(m[m != 0], torch.full_like(m[m != 0], 4 / 3))
+    assert not torch.equal(masks.next(6)[0][0], shared), "another step, another mask"
+
+
+def test_an_arm_has_its_masks_whatever_the_others():
+    arm = ("dropout", 3)
+    alone, last = (Masks(a, [8], 1, "cpu") for a in ([arm], [("shared", 3), ("partition", 2), arm]))
+    for _ in range(3):
+        assert torch.equal(alone.next(2)[0][0], last.next(2)[0][2])
+    seeds = {mask_seed(s, (k, p), i) for s in (0, 1) for k in KINDS for p in (2, 9) for i in (0, 1)}
+    assert len(seeds) == 2 * len(KINDS) * 2 * 2
+
+
+def test_kinds_that_are_not_there():
+    with pytest.raises(ValueError, match="not in"):
+        Masks([("half", 2)], [3], 0, "cpu")
+
+
+# --- variance -----------------------------------------------------------------------------------
+
+
+def test_a_mean_gradient_is_that_of_the_whole_network():
+    model = nets.build("lenet5", seed=1, shape=(1, 8, 8))
+    x, y = normal(6, 1, 8, 8), torch.arange(6)
+    layers = [DropoutPartition(3, seed=i) for i in range(2)]
+    fast = variance.mean_gradients(model, x, y, layers, 3)()
+    slow = nn.Sequential(*model)
+    for i, layer in ((11, 1), (9, 0)):
+        slow.insert(i, DropoutPartition(3, seed=layer))
+    loss = sum(nn.functional.cross_entropy(slow(x), y) for _ in range(3)) / 3
+    grads = torch.autograd.grad(loss, slow.parameters())
+    torch.testing.assert_close(fast, torch.cat([g.flatten() for g in grads]))
+
+
+def test_examples_in_turn_have_the_same_mean_over_a_cycle():
+    """Every example sees every part dropped, whichever comes first."""
+    model = nets.build("mlp", seed=1, widths=(5, 20, 30, 4))
+    x, y = normal(7, 1, 1, 5), torch.arange(7) % 4
+    means = [
+        variance.mean_gradients(model, x, y, variance.dropping(kind, 3, 9), 3)()
+        for kind in ("partition", "partition, examples in turn")
+    ]
+    torch.testing.assert_close(*means)
+
+
+def test_a_trace_is_that_of_the_covariance():
+    vectors = normal(50, 4).double() * torch.tensor([1.0, 2.0, 0.0, 5.0])
+    drawn = iter(vectors)
+    spread, length = variance.trace(lambda: next(drawn), 50)
+    assert spread == pytest.approx(float(vectors.T.cov().trace()))
+    assert length == pytest.approx(float(vectors.mean(0).square().sum()))
+
+
+@pytest.mark.parametrize(("shared", "rows"), [(True, 1), (False, 40)])
+def test_dropout_with_its_own_generator(shared, rows):
+    layer = variance.Dropout(1 / 3, shared, seed=2)
+    out = layer(torch.ones(40, 3000))
+    assert layer.numbers_drawn == rows * 3000
+    assert (len(out.unique(dim=0)) == 1) == shared
+    z = (float(out[:rows].mean()) - 1) / math.sqrt(0.5 / (rows * 3000))
+    assert abs(z) < 4
+    assert set(out.unique().tolist()) == {0.0, 1.5}
+
+
+# --- coverage -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("drop", ["one", "keep-one"])
+def test_units_that_break_the_rule_are_counted(drop, device, monkeypatch):
+    layer = DropoutPartition(4, drop)
+    assert coverage._broken(layer, 50, device) == {"dropped": 0, "kept": 0, "mean": 0}
+    forward = DropoutPartition.forward
+    monkeypatch.setattr(DropoutPartition, "forward", lambda self, x: forward(self, x).roll(1, 1))
+    assert coverage._broken(layer, 50, device)["mean"] > 0
+    monkeypatch.setattr(DropoutPartition, "forward", lambda self, x: x)
+    assert coverage._broken(layer, 50, device)["dropped"] == 50
+    assert coverage._broken(layer, 50, device)["kept"] == 50
+
+
+def test_partitions_drop_all_units_equally_often():
+    times = coverage._dropped_times(coverage.CoverageTrial(steps=12))
+    assert times["partition"][4] == 10_000
+    assert sum(times["dropout"]) == 10_000
+    assert times["dropout"][4] < 3000
+
+
+# --- calibration --------------------------------------------------------------------------------
+
+
+def test_calibration_error_of_known_bins():
+    p = torch.tensor([0.55] * 10 + [0.95] * 10)
+    probabilities = torch.stack([p, 1 - p], 1)
+    labels = torch.tensor([0] * 5 + [1] * 5 + [0] * 8 + [1] * 2)
+    error = calibration.calibration_error(probabilities, labels, bins=10)
+    assert error == pytest.approx(0.5 * 0.05 + 0.5 * 0.15, abs=1e-6)
+    assert calibration.calibration_error(torch.eye(3), torch.arange(3)) == 0
+
+
+@pytest.mark.parametrize(("units", "masks", "scale"), [(64, 4, 2.0), (256, 4, 2.0), (30, 3, 1.5)])
+def test_masks_of_a_family_cover_all_units(units, masks, scale):
+    family = calibration.mask_family(units, masks, scale, seed=3)
+    assert family.shape == (masks, units)
+    assert family.any(0).all()
+    sizes = family.sum(1)
+    assert (sizes == sizes[0]).all()
+    assert float(sizes[0]) == pytest.approx(units / (scale * (1 - (1 - 1 / scale) ** masks)), abs=1)
+    both = (family[0] & family[1]).sum() / sizes[0]
+    assert float(both) == pytest.approx(1 / scale, abs=0.2)
+    assert not torch.equal(family, calibration.mask_family(units, masks, scale, seed=4))
+
+
+def test_masks_that_cannot_cover():
+    with pytest.raises(ValueError, match="no 5 masks of scale 5"):
+        calibration.mask_family(1, 5, 5.0, seed=0, tries=20)
+
+
+def test_masks_share_a_batch():
+    layer = calibration.Masksembles(64, 4, 2.0, seed=1)
+    out = layer(torch.ones(8, 64))
+    assert torch.equal(out, layer.masks.repeat_interleave(2, 0).float())
+    layer.only = 2
+    assert torch.equal(layer(torch.ones(8, 64)), layer.masks[2].float().expand(8, -1))
+
+
+def test_passes_average_over_whole_cycles(digits):
+    trial = calibration.CalibrationTrial(dataset="digits", widths=(64, 20, 30, 10), parts=3)
+    model = nets.build("mlp", seed=0, widths=trial.widths)
+    masked = calibration.Masked(model, calibration._layers(trial))
+    masked(digits.test.inputs())  # in mid cycle
+    each = calibration._passes(masked, digits.test, 3)
+    hidden = model[2](model[1](model[0](digits.test.inputs(scale="standard"))))
+    labels = part_labels(20, 3, seed=0), part_labels(30, 3, seed=1)
+    for t in range(3):
+        h = model[4](model[3](hidden * (labels[0] != t) * 1.5)) * (labels[1] != t) * 1.5
+        torch.testing.assert_close(each[t], model[5](h).softmax(1))
+    masked.eval()
+    single = calibration._passes(masked, digits.test, 1)[0]
+    torch.testing.assert_close(single, model(digits.test.inputs(scale="standard")).softmax(1))
+
+
+# --- measures -----------------------------------------------------------------------------------
+
+
+def record(trial, metrics):
+    return SimpleNamespace(config=trial, metrics=metrics)
+
+
+def test_the_table_is_a_difference_of_means_over_rates():
+    found = []
+    for seed in (0, 1):
+        for dataset in ("cifar10", "mnist"):
+            for kind, offset in (("partition", 0.5), ("shared", 0.4), ("dropout", 0.6)):
+                values = [offset + 0.1 * seed, offset]
+                trial = table.TableTrial(seed=seed, dataset=dataset, kind=kind, parts=(2, 3))
+                found.append(record(trial, {"on": values, "off": values, "test": values}))
+    measured = table._measure(found)
+    assert measured["CIFAR-10, test, against shared masks"] == pytest.approx([0.1, 0.1])
+    assert measured["MNIST, test, against masks for each example"] == pytest.approx([-0.1, -0.1])
+
+
+def test_curves_are_averaged_over_epochs():
+    arms = {"partition 2": [0.2, 0.6], "shared 2": [0.1, 0.5]}
+    arms |= {"partition 3": [0.3, 0.3], "shared 3": [0.4, 0.2]}
+    measured = curve._measure(
+        [record(curve.CurveTrial(), dict.fromkeys(("on", "off", "test"), arms))]
+    )
+    assert measured["P = 2, masks on"] == pytest.approx([0.1])
+    assert measured["P = 3, masks on"] == pytest.approx([0.0])
+    assert measured["P = 3, test, last epoch"] == pytest.approx([0.1])
+
+
+def test_spread_is_a_log_ratio():
+    trial = runs.RunsTrial(arms=runs.ARMS[:3])
+    metrics = {"partition 3": [0.9, 0.92], "shared 3": [0.8, 0.84], "dropout 3": [0.9, 0.91]}
+    measured = runs._measure([record(trial, metrics)])
+    assert measured["P = 3, shared masks: log ratio of sd"] == pytest.approx([math.log(2)])
+    name = "P = 3, masks for each example: log ratio of sd"
+    assert measured[name] == pytest.approx([-math.log(2)])
+    assert measured["P = 3, shared masks: mean difference"] == pytest.approx([0.09])
+
+
+def test_runs_of_a_group_are_those_of_networks_alone(digits, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda name, device: digits)
+    trial = runs.RunsTrial(
+        seed=1, dataset="digits", images=200, widths=(64, 8, 8, 10), arms=(("dropout", 3),),
+        runs=2, epochs=2, batch_size=50,
+    )  # fmt: skip
+    both = runs._run(trial, torch.device("cpu"))["dropout 3"]
+    each = [replace(trial, seed=2 + i, runs=1) for i in range(2)]  # run i of group 1 has seed 2 + i
+    alone = [runs._run(t, torch.device("cpu"))["dropout 3"][0] for t in each]
+    assert both == pytest.approx(alone, abs=0.004)
+    assert both[0] != both[1]

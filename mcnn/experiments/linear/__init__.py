@@ -1,5 +1,5 @@
 """Experiments of the chapter on networks linear in time and space."""
 
-from mcnn.experiments.linear import cost, fc
+from mcnn.experiments.linear import cost, fc, width
 
-EXPERIMENTS = [*cost.EXPERIMENTS, *fc.EXPERIMENTS]
+EXPERIMENTS = [*cost.EXPERIMENTS, *fc.EXPERIMENTS, *width.EXPERIMENTS]

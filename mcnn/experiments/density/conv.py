@@ -43,7 +43,7 @@ class ConvTrial(Trial):
     augment: str | None = None
     stop_at: float | None = 0.69
     fractions: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    few: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
+    few: tuple[float, ...] = (0.25, 0.5, 1.0)
     samplings: int = 3
     calibration: int = 1000
 
@@ -95,7 +95,8 @@ def _sampled(
         cheap = group == "FC only"  # what comes before need not be computed again
 
         test = partial(_test, model, layers, accuracy, scales)
-        chosen = [name for name in VARIANTS if name == "jittered" or not brief]
+        few = brief or group == "first conv only"
+        chosen = [name for name in VARIANTS if name == "jittered" or not few]
         number = trial.samplings if cheap else 1
         half[group] = {name: test(name, 0.5, number) for name in chosen}
         if cheap or not brief:

@@ -5,7 +5,13 @@ from torch import Tensor, nn
 
 from mcnn.paths.base import PathLayer
 from mcnn.paths.blocks import BLOCKS_FROM, block_product
-from mcnn.paths.product import DENSE_FROM, dense_matrix, dense_product, product
+from mcnn.paths.product import (
+    DENSE_FROM,
+    dense_matrix,
+    dense_product,
+    product,
+    silence_sparse_warning,
+)
 
 KERNELS = ("auto", "gather", "blocks", "dense")
 
@@ -164,4 +170,6 @@ class PathLinear(PathLayer):
         """Return the weights as a sparse matrix [out_features, in_features] of compressed rows."""
         place = torch.stack([self._outputs, self._inputs])  # [2, edges]
         shape = (self.out_features, self.in_features)
-        return torch.sparse_coo_tensor(place, self.weights().detach(), shape).to_sparse_csr()
+        values = self.weights().detach()
+        silence_sparse_warning()
+        return torch.sparse_coo_tensor(place, values, shape, check_invariants=True).to_sparse_csr()

@@ -140,7 +140,7 @@ def product(x: Tensor, weight: Tensor, edges: Edges) -> Tensor:
     tensor([[21.],
             [30.]])
     """
-    return _product(x, weight, *edges)
+    return torch.ops.mcnn.path_product(x, weight, *edges)
 
 
 def dense_product(x: Tensor, weight: Tensor, edges: Edges) -> Tensor:
@@ -154,21 +154,31 @@ def dense_matrix(weight: Tensor, edges: Edges, in_features: int) -> Tensor:
     return matrix.index_put((edges.outputs, edges.inputs), weight, accumulate=True)
 
 
-@torch.library.custom_op("mcnn::path_product", mutates_args=())
+# --- the three sums as operators, so that compilers take them as they are -------------------------
+# torch.library.custom_op would do the same, but imports the compiler when it is first called.
+
+torch.library.define(
+    "mcnn::path_product",
+    "(Tensor x, Tensor weight, Tensor inputs, Tensor outputs, Tensor starts, Tensor order, "
+    "Tensor outputs_by_input, Tensor starts_by_input) -> Tensor",
+)
+torch.library.define(
+    "mcnn::path_sum", "(Tensor x, Tensor weight, Tensor index, Tensor starts) -> Tensor"
+)
+torch.library.define(
+    "mcnn::path_dot",
+    "(Tensor x, Tensor grad, Tensor inputs, Tensor outputs, Tensor starts) -> Tensor",
+)
+
+
+@torch.library.impl("mcnn::path_product", "CompositeExplicitAutograd")
 def _product(
-    x: Tensor,
-    weight: Tensor,
-    inputs: Tensor,
-    outputs: Tensor,
-    starts: Tensor,
-    order: Tensor,
-    outputs_by_input: Tensor,
-    starts_by_input: Tensor,
+    x: Tensor, weight: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor, *_: Tensor
 ) -> Tensor:
-    return _sum_rows(x, weight, inputs, starts)
+    return torch.ops.mcnn.path_sum(x, weight, inputs, starts)
 
 
-@_product.register_fake
+@torch.library.register_fake("mcnn::path_product")
 def _(
     x: Tensor, weight: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor, *_: Tensor
 ) -> Tensor:
@@ -184,30 +194,38 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     dx = dw = None
     if ctx.needs_input_grad[0]:
         _, _, _, order, outputs_by_input, starts_by_input = edges
-        dx = _sum(grad, weight.index_select(0, order), outputs_by_input, starts_by_input)
+        sorted_weight = weight.index_select(0, order)  # [edges]
+        dx = torch.ops.mcnn.path_sum(grad, sorted_weight, outputs_by_input, starts_by_input)
     if ctx.needs_input_grad[1]:
         inputs, outputs, starts, *_ = edges
-        dw = _dot(x, grad, inputs, outputs, starts)
+        dw = torch.ops.mcnn.path_dot(x, grad, inputs, outputs, starts)
     return dx, dw, *[None] * 6
 
 
-_product.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd("mcnn::path_product", _backward, setup_context=_setup)
 
 
-@torch.library.custom_op("mcnn::path_sum", mutates_args=())
+@torch.library.impl("mcnn::path_sum", "CompositeExplicitAutograd")
 def _sum(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor:
-    return _sum_rows(x, weight, index, starts)
+    return F.embedding_bag(
+        index,
+        x.contiguous(),
+        starts,
+        mode="sum",
+        per_sample_weights=weight.contiguous(),
+        include_last_offset=True,
+    )
 
 
-@_sum.register_fake
+@torch.library.register_fake("mcnn::path_sum")
 def _(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor:
     return x.new_empty(starts.shape[0] - 1, x.shape[1])
 
 
-@torch.library.custom_op("mcnn::path_dot", mutates_args=())
+@torch.library.impl("mcnn::path_dot", "CompositeExplicitAutograd")
 def _dot(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:
     if x.dtype in (torch.float32, torch.float64):
-        _silence_sparse_warning()
+        silence_sparse_warning()
         zero = x.new_zeros(len(inputs))
         shape = (len(grad), len(x))
         where = torch.sparse_csr_tensor(starts, inputs, zero, shape, check_invariants=False)
@@ -220,24 +238,13 @@ def _dot(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tenso
     return torch.cat(parts).to(x.dtype)
 
 
-@_dot.register_fake
+@torch.library.register_fake("mcnn::path_dot")
 def _(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:
     return x.new_empty(inputs.shape[0])
 
 
-def _sum_rows(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor:
-    return F.embedding_bag(
-        index,
-        x.contiguous(),
-        starts,
-        mode="sum",
-        per_sample_weights=weight.contiguous(),
-        include_last_offset=True,
-    )
-
-
 @cache
-def _silence_sparse_warning() -> None:
+def silence_sparse_warning() -> None:
     """Let PyTorch say once, unheard, that its sparse matrices are new; the tests check them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -73,7 +73,7 @@ def needed(record: Record, level: float = 0.95) -> list[float]:
 def _trials(profile: str, seeds: Sequence[int]) -> list[WidthTrial]:
     if profile == "full":
         return [WidthTrial(seed=seed) for seed in seeds]
-    small = {"dataset": "digits", "widths": (32, 64, 128, 256), "epochs": 20}
+    small = {"dataset": "digits", "widths": (32, 64, 128), "epochs": 15}
     return [WidthTrial(seed=seed, **small) for seed in seeds]
 
 
@@ -84,7 +84,7 @@ EXPERIMENTS = [
         trial=WidthTrial,
         trials=_trials,
         run=_run_width,
-        seeds={"fast": range(2), "full": range(5)},
+        seeds={"fast": range(1), "full": range(5)},
         tolerance=0.02,
     ),
 ]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mcnn import data, nets, train
+from mcnn.experiments.paths import common
 from mcnn.paths import peers
 from mcnn.paths.peers.masks import ranked, shared_out
 
@@ -310,3 +311,31 @@ def test_training_with_masks_that_change(kind):
 def test_bad_schedules_are_named(options, names):
     with pytest.raises(ValueError, match=names):
         evolving(peers.Set, mlp(), **options)
+
+
+# --- how the experiments train ------------------------------------------------------------------
+
+
+def test_edges_alone_train_as_masks_do():
+    """The network of the experiments that goes through its edges, against zeros in matrices."""
+    found = data.load("digits")
+    masked = common.network((64, 20, 10), seed=1)
+    masks = common.path_masks(masked, 100, "uniform", seed=1)
+    sparse = common.sparse(masked, masks)
+    peers.Masked(masked, masks)
+    x = found.test.inputs()
+    torch.testing.assert_close(sparse(x), masked(x))
+    for model in (sparse, masked):
+        train.fit(model, found, epochs=1, seed=3)
+    torch.testing.assert_close(sparse(x), masked(x), atol=1e-4, rtol=1e-4)
+    assert common.edges(masks) == [w.numel() for n, w in sparse.named_parameters() if "wei" in n]
+
+
+def test_initial_weights_by_the_realised_fan_in():
+    model = common.network((400, 300, 10), seed=1)
+    masks = common.path_masks(model, 1500, "uniform", seed=1)
+    common.scale_to(model, masks)
+    weight, mask = model[1].weight.detach(), masks["1"]
+    inputs = mask.sum(1)
+    spread = weight[inputs == 5].std() * (5 / 2) ** 0.5
+    assert spread == pytest.approx(1, abs=0.02)

@@ -152,7 +152,7 @@ class DropoutPartition(nn.Module):
         labels, fresh = self._labels, False
         if labels is None or labels.shape != shape or labels.device != x.device:
             labels, fresh = torch.empty(shape, dtype=torch.uint8, device=x.device), True
-        wait = _take_turn(
+        wait = torch.ops.mcnn.take_turn(
             self._state,
             labels,
             self.parts,
@@ -226,7 +226,15 @@ def start_epoch(model: nn.Module) -> None:
 
 # An operator of its own, so that a compiler calls it as it is: whether numbers are drawn depends
 # on the step, which a compiled graph could only decide by drawing them every time.
-@torch.library.custom_op("mcnn::take_turn", mutates_args=("state", "labels"))
+# torch.library.custom_op would do the same, but imports the compiler when it is first called.
+torch.library.define(
+    "mcnn::take_turn",
+    "(Tensor(a!) state, Tensor(b!) labels, int parts, str redraw, bool balanced, str source, "
+    "int seed, bool fresh) -> Tensor",
+)
+
+
+@torch.library.impl("mcnn::take_turn", "CompositeExplicitAutograd")
 def _take_turn(
     state: Tensor,
     labels: Tensor,
@@ -268,7 +276,7 @@ def _take_turn(
     return ((labels.short() - turn) % parts).to(torch.uint8)
 
 
-@_take_turn.register_fake
+@torch.library.register_fake("mcnn::take_turn")
 def _(state: Tensor, labels: Tensor, *options: Any) -> Tensor:
     return torch.empty_like(labels)
 

@@ -1,10 +1,12 @@
 """Experiments of the chapter on sampling paths through networks."""
 
-from mcnn.experiments.paths import accuracy, after, dangling, peers, wide
+from mcnn.experiments.paths import accuracy, after, cost, dangling, guarantee, peers, wide
 
 EXPERIMENTS = [
+    *guarantee.EXPERIMENTS,
     *accuracy.EXPERIMENTS,
     *after.EXPERIMENTS,
+    *cost.EXPERIMENTS,
     *dangling.EXPERIMENTS,
     *peers.EXPERIMENTS,
     *wide.EXPERIMENTS,

@@ -5,14 +5,16 @@ The :math:`n` inputs are cut into :math:`k` strata of equal size, up to one, and
 input of each: its :math:`k` inputs are distinct by construction.
 Unit :math:`i` takes of stratum :math:`s` the input in proportion :math:`\xi_{i,s}\in[0,1)`:
 
-============  =====================================================================  =============
-``jittered``  :math:`\xi_{i,s}` independent                                          anywhere
-``rotated``   :math:`\xi_{i,s}=(v_i+r_s)\bmod 1`, with :math:`v_i=(i+u_i)/m` for m    next to those
-              units: one offset for each unit, in order, and one for each stratum    of unit i-1
-============  =====================================================================  =============
+============  ===================================  ======================================
+``jittered``  :math:`\xi_{i,s}` independent        inputs from all over each stratum
+``rotated``   :math:`(v_i+r_s)\bmod 1`             inputs next to those of unit :math:`i-1`
+============  ===================================  ======================================
 
-Both need a number for each choice, and neither ever holds a matrix of :math:`m\,n` entries.
-The second reads memory in order.
+Of :math:`m` units, the i-th has the offset :math:`v_i=(i+u_i)/m`, with :math:`u_i` random, and each
+stratum its own :math:`r_s`.
+So rotated inputs need :math:`m+k` random numbers instead of :math:`m\,k`, are spread evenly, and
+are read in order.
+Neither holds a matrix of :math:`m\,n` entries.
 """
 
 from collections.abc import Callable

@@ -19,6 +19,8 @@ or never.
 So the points of a step are dealt out in a random order.
 
 Both layers are stateful: a training step draws the next numbers of the stream.
+The place in it is not part of a ``state_dict``; a layer that resumes there is
+:class:`mcnn.partition.DropoutPartition`.
 
 References
 ----------

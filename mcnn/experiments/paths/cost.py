@@ -28,7 +28,7 @@ class CostTrial(Trial):
     """Paths a unit and numbers of layers to go through, and what they are measured on."""
 
     variant: str = "an edge a path"
-    width: int = 4096
+    width: int = 2048
     batch: int = 64
     paths: tuple[int, ...] = (32, 64, 128, 256, 512)
     layers: tuple[int, ...] = (4, 8, 16, 32)

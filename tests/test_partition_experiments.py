@@ -232,6 +232,9 @@ def test_calibration_error_of_known_bins():
     error = calibration.calibration_error(probabilities, labels, bins=10)
     assert error == pytest.approx(0.5 * 0.05 + 0.5 * 0.15, abs=1e-6)
     assert calibration.calibration_error(torch.eye(3), torch.arange(3)) == 0
+    halves = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.4, 0.0]])  # a half belongs to the lower bin
+    error = calibration.calibration_error(halves, torch.tensor([0, 1]), bins=2)
+    assert error == pytest.approx((0.5 + 0.6) / 2)
 
 
 @pytest.mark.parametrize(("units", "masks", "scale"), [(64, 4, 2.0), (256, 4, 2.0), (30, 3, 1.5)])

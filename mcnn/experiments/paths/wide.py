@@ -20,8 +20,8 @@ class WideTrial(Trial):
     widths: tuple[int, ...] = (784, 1 << 20, 1 << 20, 10)
     paths: int = 1 << 21
     method: str = "permutation"
-    images: int = 6400
-    tested: int = 2000
+    images: int = 3200
+    tested: int = 1000
     batch: int = 32
     lr: float = 2e-5
 

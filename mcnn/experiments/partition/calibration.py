@@ -51,7 +51,7 @@ class CalibrationTrial(Trial):
     kind: str = "partition"
     parts: int = 4
     scale: float = 2.0  # of Masksembles: how little its masks overlap
-    epochs: int = 10
+    epochs: int = 6
     lr: float = 1e-3
 
 

@@ -33,7 +33,7 @@ class RunsTrial(Trial):
     widths: tuple[int, ...] = (784, 64, 64, 10)
     arms: tuple[Arm, ...] = ARMS
     runs: int = 30
-    epochs: int = 3
+    epochs: int = 2
     batch_size: int = 100
     lr: float = 0.05
 

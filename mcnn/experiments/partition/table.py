@@ -21,7 +21,7 @@ class TableTrial(Trial):
     dataset: str = "cifar10"
     kind: str = "partition"
     parts: tuple[int, ...] = tuple(range(2, 10))
-    epochs: int = 5
+    epochs: int = 4
     lr: float = 0.01
     mixed: bool = True
 
@@ -42,7 +42,7 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[TableTrial]:
     kinds = {seed: KINDS if seed == seeds[0] else KINDS_COMPARED for seed in seeds}
     return [
         TableTrial(seed=seed, dataset=dataset, kind=kind, epochs=epochs)
-        for dataset, epochs, some in (("cifar10", 5, seeds), ("mnist", 2, seeds[:2]))
+        for dataset, epochs, some in (("cifar10", 4, seeds), ("mnist", 1, seeds[:2]))
         for seed in some
         for kind in kinds[seed]
     ]

@@ -145,6 +145,22 @@ def test_layers_hand_on_their_order_without_a_copy():
     assert copied.peak >= 2 * one > made.live
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rows_of_the_batch_have_a_stride_of_one(batch, monkeypatch):
+    """With any other stride, as a single column may have, PyTorch takes three times as long."""
+    strides = []
+    real = F.embedding_bag
+    monkeypatch.setattr(
+        F,
+        "embedding_bag",
+        lambda i, a, *rest, **o: strides.append(a.stride()) or real(i, a, *rest, **o),
+    )
+    layer = SampledLinear.random(50, 20, 4)
+    layer(normal(batch, 50))
+    layer(normal(50, batch).T)
+    assert strides == [(batch, 1)] * 2
+
+
 def test_a_state_is_loaded_whatever_the_lengths_of_its_lists(tmp_path):
     layer = SampledLinear.from_linear(nn.Linear(90, 30), samples=500, seed=1)
     torch.save(layer.state_dict(), tmp_path / "layer.pt")

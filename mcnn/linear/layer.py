@@ -205,7 +205,9 @@ class SampledLinear(nn.Module):
         if x.shape[-1] != self.in_features:
             shape = tuple(x.shape)
             raise ValueError(f"x must be [..., {self.in_features}], got shape {shape}")
-        a = x.reshape(-1, self.in_features).T.contiguous()  # [in_features, b]
+        a = x.reshape(-1, self.in_features).T  # [in_features, b]
+        # Contiguous, and with a last stride of one also if b = 1: else a slow path is taken.
+        a = a.flatten().view(a.shape)
         y = F.embedding_bag(
             self.inputs,
             a,

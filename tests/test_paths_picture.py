@@ -85,20 +85,28 @@ def test_the_picture_counts_what_the_graph_counts(page):
 
 @pytest.mark.xdist_group("browser")
 def test_it_plays_pauses_and_stops_at_the_end(page):
-    page.set_content(PathsPicture(paths=10, shown=8)._repr_html_())
-    play = page.locator("[data-part=play]")
+    page.clock.install(time=0)
+    page.clock.pause_at(10_000_000)  # from here on, time passes when the test says so
+    page.set_content(PathsPicture(paths=12, shown=8)._repr_html_())
+    play, slider = page.locator("[data-part=play]"), page.locator("[data-part=count]")
     play.press("Space")
+    page.clock.run_for(700)
+    check(page, 10)
     assert play.get_attribute("aria-label") == "pause"
     play.press("Space")
+    page.clock.run_for(5000)
+    assert slider.input_value() == "10"
     assert play.get_attribute("aria-label") == "play"
     play.press("Space")
-    page.wait_for_function("document.querySelector('[data-part=count]').value === '10'")
-    page.wait_for_function(
-        "document.querySelector('[data-part=play]').getAttribute('aria-label') === 'play'"
-    )
+    page.clock.run_for(5000)
+    assert slider.input_value() == "12"
+    assert play.get_attribute("aria-label") == "play"
     play.press("Space")  # from the beginning
-    page.wait_for_function("document.querySelector('[data-part=count]').value === '1'")
-    play.press("Space")
+    page.clock.run_for(350)
+    check(page, 1)
+    slider.press("ArrowRight")  # a hand at the slider stops it
+    page.clock.run_for(5000)
+    check(page, 2)
 
 
 @pytest.mark.xdist_group("browser")

@@ -182,7 +182,13 @@ def _bias(estimate: Callable[..., Tensor], name: str, trial: BinariseTrial) -> f
 
 def trials(profile: str, seeds: Sequence[int]) -> list[BinariseTrial]:
     """List a trial for each seed."""
-    fast = {"dataset": "digits", "samples": (4, 16, 64), "repeats": 16, "blocks": 4}
+    fast = {
+        "dataset": "digits",
+        "steps": 150,
+        "samples": (4, 16, 64),
+        "repeats": 8,
+        "blocks": 4,
+    }
     return [BinariseTrial(seed=seed, **({} if profile == "full" else fast)) for seed in seeds]
 
 

@@ -189,5 +189,5 @@ def test_what_comes_before_is_computed_once_and_nothing_else_changes():
     model = nets.build("lenet5", seed=0, shape=(1, 8, 8)).eval()
     changed, _ = density.quantize(model, fraction=0.5, layers="9", seed=0)
     for start in (0, 3, 9):
-        accuracy = peers.tested_from(model, start, digits.test)
+        accuracy = peers.accuracy_from(model, start, digits.test)
         assert accuracy(changed) == train.evaluate(changed, digits.test).accuracy

@@ -34,7 +34,7 @@ def _run_bits(trial: BitsTrial, device: torch.device) -> dict[str, Any]:
     names = list(linears(model))
     metrics: dict[str, Any] = {"dense": accuracy(model, found)}
     for group, layers in (("first layer", names[:1]), ("all layers", names)):
-        test = peers.tested_from(model, int(layers[0]), found.test)
+        test = peers.accuracy_from(model, int(layers[0]), found.test)
         metrics[group] = peers.compare(model, layers, test, scales, trial.samplings)
     return metrics
 

@@ -39,7 +39,9 @@ class ConvTrial(Trial):
 
     dataset: str = "cifar10"
     net: str = "lenet-wide"
-    epochs: int = 8
+    epochs: int = 6
+    lr: float = 0.02
+    scale: str = "standard"
     augment: str | None = None
     stop_at: float | None = 0.69
     fractions: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -64,14 +66,16 @@ def _run_conv(trial: ConvTrial, device: torch.device) -> dict[str, Any]:
         model,
         found,
         epochs=trial.epochs,
+        lr=trial.lr,
+        scale=trial.scale,
         augment=trial.augment,
         seed=trial.seed,
         evaluate_each=True,
         on_epoch=keep,
     )
-    stages = {"end": _sampled(model.eval(), found, trial, brief=bool(stopped))}
-    if stopped:
-        stages["stopped"] = _sampled(stopped[0], found, trial, brief=False)
+    stages = {"end": _sampled(model.eval(), found, trial, brief=trial.stop_at is not None)}
+    if trial.stop_at is not None:
+        stages["stopped"] = _sampled((stopped or [model])[0], found, trial, brief=False)
     return {"training": rows, "stages": stages}
 
 
@@ -79,19 +83,19 @@ def _sampled(
     model: nn.Sequential, found: data.Data, trial: ConvTrial, brief: bool
 ) -> dict[str, Any]:
     """Sample each group of layers; ``brief`` leaves out all but the jittered samples."""
-    images = found.train.inputs(slice(trial.calibration))
+    images = found.train.inputs(slice(trial.calibration), trial.scale)
     scales = {
         "norms": folding.input_norms(model),
         "inputs": importance.input_scales(model, images),
     }
     convs = [name for name, m in model.named_children() if isinstance(m, nn.Conv2d)]
     fcs = [name for name, m in model.named_children() if isinstance(m, nn.Linear)]
-    dense = train.evaluate(model, found.test).accuracy
+    dense = train.evaluate(model, found.test, scale=trial.scale).accuracy
     half: dict[str, dict[str, list[float]]] = {}
     curves: dict[str, dict[str, list[list[float]]]] = {}
     for group, choose in GROUPS.items():
         layers = choose(convs, fcs)
-        accuracy = peers.tested_from(model, int(layers[0]), found.test)
+        accuracy = peers.accuracy_from(model, int(layers[0]), found.test, trial.scale)
         cheap = group == "FC only"  # what comes before need not be computed again
 
         test = partial(_test, model, layers, accuracy, scales)
@@ -108,7 +112,7 @@ def _sampled(
             }
     stage = {"dense": dense, "half": half, "curves": curves}
     if not brief:
-        accuracy = peers.tested_from(model, int(fcs[0]), found.test)
+        accuracy = peers.accuracy_from(model, int(fcs[0]), found.test, trial.scale)
         stage["peers"] = peers.compare(model, fcs, accuracy, scales["inputs"], 2)
     return stage
 
@@ -172,7 +176,7 @@ EXPERIMENTS = [
         trial=ConvTrial,
         trials=_conv_trials,
         run=_run_conv,
-        seeds={"fast": range(1), "full": range(5)},
+        seeds={"fast": range(1), "full": range(5, 10)},
         measures={"density-conv": _measure_conv},
         tolerance=0.02,
     ),

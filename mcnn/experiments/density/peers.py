@@ -22,9 +22,9 @@ KEPT = (0.03125, 0.0625, 0.125, 0.25, 0.5)
 
 
 @torch.no_grad()
-def tested_from(model: nn.Sequential, start: int, split: Split) -> Accuracy:
+def accuracy_from(model: nn.Sequential, start: int, split: Split, scale: str = "unit") -> Accuracy:
     """Return how to test networks that differ from a model only from module ``start`` on."""
-    batches = [(model[:start](x), y) for x, y in split.batches(1000)]
+    batches = [(model[:start](x), y) for x, y in split.batches(1000, scale=scale)]
 
     @torch.no_grad()
     def accuracy(changed: nn.Sequential) -> float:

@@ -23,7 +23,7 @@ BLOCKS_FROM = 16  # units of a block from which small matrices beat single edges
 class Blocks(NamedTuple):
     """Where the units of a layer stand in its blocks; all int64.
 
-    Attributes
+    Parameters
     ----------
     inputs
         [in_features], the input at each place; the first block comes first.

@@ -63,8 +63,6 @@ class PathLinear(PathLayer):
         int32 [2, paths], saved with the weights: a checkpoint brings its own paths.
     edges : Edges
         What the paths come to, see :mod:`mcnn.paths.product`.
-    kernel : str
-        The one in use.
 
     Raises
     ------

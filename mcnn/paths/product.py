@@ -34,7 +34,7 @@ _TILE = 1 << 18  # numbers that a tile of the general form of the third sum hold
 class Edges(NamedTuple):
     """Edges of a layer, sorted by output and within it by input; all int32.
 
-    Attributes
+    Parameters
     ----------
     inputs, outputs
         [edges], the units that an edge joins.

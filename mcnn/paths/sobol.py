@@ -39,7 +39,7 @@ _LOW = 12  # bits of the number of a path that one table holds
 class SobolNetwork(NamedTuple):
     """What the paths of Sobol' dimensions make of layers of powers of two.
 
-    Attributes
+    Parameters
     ----------
     edges
         Distinct edges between neighbouring layers, one number a pair.

@@ -17,8 +17,6 @@ The data are the ring of Gaussians that such networks are often shown on.
 References
 ----------
 .. [1] I. Goodfellow et al.: Generative adversarial nets. NIPS 2014.
-.. [2] G. J. Székely, M. L. Rizzo: Energy statistics: a class of statistics based on distances.
-   J. Stat. Plan. Inference, 2013.
 """
 
 import math
@@ -117,7 +115,7 @@ def latent(xi: Tensor, device: torch.device | str = "cpu") -> Tensor:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    r"""Return the energy distance of two sets of samples [2]_.
+    r"""Return the energy distance of two sets of samples [1]_.
 
     :math:`2E|x-y|-E|x-x'|-E|y-y'|`, zero if and only if the distributions are the same; the pairs
     of a sample with itself are left out, so that it is unbiased, and may be negative.
@@ -126,6 +124,11 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     ----------
     x, y
         [n, d] and [m, d], at least two each.
+
+    References
+    ----------
+    .. [1] G. J. Székely, M. L. Rizzo: Energy statistics: a class of statistics based on distances.
+       J. Stat. Plan. Inference, 2013.
     """
     n, m = len(x), len(y)
     within = torch.cdist(x, x).sum().double() / (n * (n - 1))

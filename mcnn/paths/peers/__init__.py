@@ -4,7 +4,7 @@
 :func:`random_mask`         so many weights of a layer, at random
 :func:`fan_in_mask`         so many weights of each neuron, at random
 :func:`erk_densities`       densities of layers by Erdős and Rényi, with or without kernel
-:func:`snip`                largest connection sensitivity, |w ∂L/∂w|, before training
+:func:`snip`                largest connection sensitivity, abs(w ∂L/∂w), before training
 :func:`synflow`             largest sum of products along paths, before training, iteratively
 :class:`Set`                weak weights leave, others come at random, in training
 :class:`RigL`               weak weights leave, others come by gradient, in training

@@ -123,7 +123,7 @@ class TwoFour:
     Attributes
     ----------
     weight
-        [out_features, in_features], as ``torch.sparse.to_sparse_semi_structured`` takes it.
+        [out_features, in_features], as ``to_sparse_semi_structured`` takes it.
     edges
         How many weights were not zero.
     lost

@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mcnn.paths import product
+from mcnn.paths import product  # noqa: F401 - defines the operators
 from mcnn.paths.blocks import Blocks
 
 _TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -282,18 +282,11 @@ def _block_rows(
     tl.store(y + i[:, None] * batch + n[None, :], sums.to(y.dtype.element_ty), mask=some)
 
 
-@product._product.register_kernel("cuda")
-def _(
-    x: Tensor, weight: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor, *_: Tensor
-) -> Tensor:
-    return sum_rows(x, weight, inputs, starts)
-
-
-@product._sum.register_kernel("cuda")
+@torch.library.impl("mcnn::path_sum", "CUDA")
 def _(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor:
     return sum_rows(x, weight, index, starts)
 
 
-@product._dot.register_kernel("cuda")
+@torch.library.impl("mcnn::path_dot", "CUDA")
 def _(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:
     return dot_rows(x, grad, inputs, outputs)

@@ -4,8 +4,15 @@ import multiprocessing
 
 import fake_experiments
 import pytest
+import torch
 
 from mcnn import cli, experiments
+
+
+@pytest.fixture(autouse=True)
+def same_weights():
+    """Start every test from one state: its networks do not depend on which test ran first."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

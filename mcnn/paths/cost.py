@@ -25,6 +25,7 @@ class Work(TorchDispatchMode):
 
     Examples
     --------
+    >>> import torch
     >>> with Work() as work:
     ...     _ = torch.ones(2, 3) @ torch.ones(3, 4)
     >>> work.operations, work.bytes

@@ -176,7 +176,8 @@ def _own_records(stems: list[str], device: str) -> None:
     names = [name for name in experiments.all_experiments() if name.partition("-")[0] in stems]
     for name in names:
         plan = runner.plan(name, "full")
-        print(f"{name}: {len(plan.todo)} trials to run, {plan.done} recorded", flush=True)
+        without = f", {plan.left_out} without data" if plan.left_out else ""
+        print(f"{name}: {len(plan.todo)} trials to run, {plan.done} recorded{without}", flush=True)
         runner.run([plan], runner.resolve_device(device))
 
 

@@ -1,6 +1,16 @@
 """Experiments of the chapter on sampling paths through networks."""
 
-from mcnn.experiments.paths import accuracy, after, cost, dangling, guarantee, peers, wide
+from mcnn.experiments.paths import (
+    accuracy,
+    after,
+    cost,
+    dangling,
+    growth,
+    guarantee,
+    peers,
+    signs,
+    wide,
+)
 
 EXPERIMENTS = [
     *guarantee.EXPERIMENTS,
@@ -10,4 +20,6 @@ EXPERIMENTS = [
     *dangling.EXPERIMENTS,
     *peers.EXPERIMENTS,
     *wide.EXPERIMENTS,
+    *growth.EXPERIMENTS,
+    *signs.EXPERIMENTS,
 ]

@@ -1,6 +1,7 @@
 """What several tests share: an experiment that costs nothing, and processes that may be killed."""
 
 import multiprocessing
+import signal
 
 import fake_experiments
 import pytest
@@ -13,6 +14,14 @@ from mcnn import cli, experiments
 def same_weights():
     """Start every test from one state: its networks do not depend on which test ran first."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def interruptible():
+    """Let Ctrl-C interrupt even where tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -219,6 +219,7 @@ def test_data_for_real(tmp_path, monkeypatch, capsys):
     assert out.count("\n") == 1
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_with_one_line(mcnn, tmp_path, monkeypatch, capfd):
     def interrupted(*_):
         os.kill(os.getpid(), signal.SIGINT)

@@ -217,6 +217,7 @@ def test_a_worker_with_other_code_is_refused(results, monkeypatch):
     assert metrics(results) == {}
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("how", ["kill", "interrupt"])
 def test_workers_end_with_their_driver(results, tmp_path, monkeypatch, capfd, how):
     log = tmp_path / "log"

@@ -1,6 +1,6 @@
 """Experiments of the chapter on partitions instead of dropout."""
 
-from mcnn.experiments.partition import calibration, coverage, curve, runs, table, variance
+from mcnn.experiments.partition import again, calibration, coverage, curve, runs, table, variance
 
 EXPERIMENTS = [
     *coverage.EXPERIMENTS,
@@ -9,4 +9,5 @@ EXPERIMENTS = [
     *curve.EXPERIMENTS,
     *runs.EXPERIMENTS,
     *calibration.EXPERIMENTS,
+    *again.EXPERIMENTS,
 ]

@@ -8,8 +8,10 @@ from mcnn.experiments.paths import (
     growth,
     guarantee,
     peers,
+    peers_conv,
     signs,
     wide,
+    wrn,
 )
 
 EXPERIMENTS = [
@@ -22,4 +24,6 @@ EXPERIMENTS = [
     *wide.EXPERIMENTS,
     *growth.EXPERIMENTS,
     *signs.EXPERIMENTS,
+    *peers_conv.EXPERIMENTS,
+    *wrn.EXPERIMENTS,
 ]

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.library import opcheck
 
 from mcnn import density, nets
+from mcnn.density import counts as plain
+from mcnn.density import native
 from mcnn.density.counts import cumulated
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -136,6 +139,124 @@ def test_jittered_counts_follow_the_samples_they_stand_for():
     hit = torch.searchsorted(edges, xi, right=True)
     expected = torch.stack([torch.bincount(h, minlength=40) for h in hit])
     assert torch.equal(density.sample_counts(w, samples, seed=seed).abs(), expected.int())
+
+
+@pytest.mark.parametrize("method", ["iid", "van-der-corput"])
+@settings(max_examples=40, deadline=None)
+@given(shape=st.tuples(st.integers(1, 4), st.integers(1, 50)), samples=st.integers(1, 200))
+def test_samples_are_found_where_the_edges_are_found_among_them(method, shape, samples):
+    """Searching for each sample in the edges against searching for each edge in the samples."""
+    w = torch.where(rows(*shape, seed=1).abs() < 0.4, 0, rows(*shape, seed=samples))
+    which = torch.arange(len(w))
+    edges = cumulated(w)
+    found = plain.METHODS[method](edges.double(), samples, 7, which)
+    u = plain.uniforms(7, which[:, None] * samples + torch.arange(samples))
+    if method == "van-der-corput":
+        first = plain.points(samples, 1, method, dtype=torch.float64).view(1, -1)
+        u = (first + plain.uniforms(7, which)[:, None]) % 1
+    total = edges[:, -1:]
+    targets = torch.minimum((u * total).long(), (total - 1).clamp(min=0))
+    below = torch.searchsorted(targets.sort(1).values, edges).where(total > 0, 0)
+    assert torch.equal(found, torch.diff(below, dim=1, prepend=torch.zeros_like(total)).int())
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    """Let the loop in C count for tensors of any size, and return the plain form."""
+    if not native.available():
+        pytest.skip("needs a C compiler")
+    monkeypatch.setattr(native, "SMALLEST", 0)
+
+    def counted(*arguments, **options):
+        with monkeypatch.context() as without:
+            without.setattr(native, "serves", lambda *_: False)
+            return density.sample_counts(*arguments, **options)
+
+    return counted
+
+
+@pytest.mark.parametrize("method", native.METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 70)),
+    samples=st.one_of(st.integers(1, 300), st.integers(1, 10**8)),
+    seed=st.integers(0, 2**63 - 1),
+    power=st.integers(-140, 120),
+    kind=st.sampled_from(["normal", "ties", "zeros", "steep"]),
+    normalize=st.sampled_from(["row", "tensor"]),
+)
+def test_the_loop_in_c_counts_the_same(
+    loop, method, dtype, shape, samples, seed, power, kind, normalize
+):
+    w = rows(*shape, seed=seed % 1000)
+    if kind == "ties":
+        w = (2 * w).round()
+    elif kind == "zeros":
+        w[w.abs() < 0.6] = 0
+        w[-1] = 0
+    elif kind == "steep":
+        w = w * 2.0 ** -torch.arange(shape[1])
+    power = power if dtype != torch.float16 else power // 20
+    w = (w * 2.0**power).to(dtype)
+    assert native.serves(w, method, "stored")
+    found = density.sample_counts(w, samples, method, normalize, seed=seed)
+    assert torch.equal(found, loop(w, samples, method, normalize, seed=seed))
+
+
+@pytest.mark.parametrize("method", native.METHODS)
+@pytest.mark.parametrize("samples", [1, 50, 299, 300, 301, 12345, 2**31 - 1])
+def test_the_loop_in_c_counts_the_same_for_few_and_many_samples(loop, method, samples):
+    w = rows(7, 300, seed=samples % 97)
+    for seed in range(30):
+        assert torch.equal(
+            density.sample_counts(w, samples, method, seed=seed),
+            loop(w, samples, method, seed=seed),
+        )
+
+
+def test_the_loop_in_c_counts_the_same_in_long_rows_and_by_threads(loop):
+    w = rows(1, 2_000_000)
+    for samples in (1000, 3_000_001):
+        assert torch.equal(density.sample_counts(w, samples), loop(w, samples))
+    w, threads = rows(7, 300), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(density.sample_counts(w.t(), 50), loop(w.t(), 50))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_the_loop_in_c_needs_finite_weights(loop, value):
+    w = rows(3, 20)
+    w[1, 4] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        density.sample_counts(w, 5)
+
+
+def test_without_a_compiler_the_plain_form_serves(monkeypatch):
+    monkeypatch.setenv("CC", "there-is-no-such-compiler")
+    monkeypatch.setattr(native, "_library", native._library.__wrapped__)
+    monkeypatch.setattr(native, "SMALLEST", 0)
+    assert not native.available()
+    assert (density.sample_counts(rows(3, 50), 17).abs().sum(1) == 17).all()
+    monkeypatch.setenv("CC", "false")  # there is one, but it fails
+    assert not native.available()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_graphs_count_without_a_break(method):
+    def sampled(w):
+        counts = density.sample_counts(w, 9, method, seed=3)
+        return density.dequantize(counts, w) @ torch.ones(30)
+
+    w = rows(4, 30).requires_grad_()
+    compiled = torch.compile(sampled, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(w), sampled(w))
+    opcheck(torch.ops.mcnn.sample_counts.default, (w.detach(), 9, method, "stored", 3))
 
 
 @pytest.mark.parametrize("samples", [1, 10, 94, 1000])

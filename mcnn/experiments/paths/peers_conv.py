@@ -9,6 +9,8 @@ The field's networks choose single weights.
 Protocol, written before the runs: 20,000 of the training images, the same for all, chosen at random
 once, so that three seeds cost minutes; three epochs with batches of 64 and the plain recipe of
 :func:`mcnn.train.fit`; all 10,000 test images; 10 % and 5 % of the weights.
+All begin with He's normal weights, scaled to the inputs that each unit really has: with fewer, as
+for dense layers, five layers let no signal through, and nothing learned on digits.
 ``pruned`` trains twice, dense and then inside the mask of the largest weights.
 No claim of the talk is decided by this: accuracy, weights of each layer, and those on no way from
 an input to an output are reported.
@@ -62,7 +64,7 @@ class PeersConvTrial(Trial):
 
 def _run(trial: PeersConvTrial, device: torch.device) -> dict[str, Any]:
     found = _few(data.load(trial.dataset, device=device), trial.images)
-    model = nets.build(trial.net, seed=trial.seed, shape=found.shape).to(device)
+    model = network(trial, found.shape).to(device)
     if trial.method == "dense":
         return {"accuracy": _fit(model, found, trial), "edges": _sizes(model)}
     total = round(trial.density * sum(_sizes(model)))
@@ -77,6 +79,8 @@ def _run(trial: PeersConvTrial, device: torch.device) -> dict[str, Any]:
     else:
         masks = FIELD[trial.method](model, found, total, trial)
     masks = {name: mask.to(device) for name, mask in masks.items()}
+    if trial.method != "pruned":
+        scale_to(model, masks)
     if trial.method == "rigl":
         steps = trial.epochs * math.ceil(len(found.train) / trial.batch)
         often = {"steps": steps, "interval": max(1, steps // 14), "seed": trial.seed}
@@ -86,6 +90,24 @@ def _run(trial: PeersConvTrial, device: torch.device) -> dict[str, Any]:
     result["accuracy"] = _fit(model, found, trial, masked)
     masks = masked.masks if masked else masks
     return result | {"edges": edges(masks), "useless": useless(masks)}
+
+
+def network(trial: PeersConvTrial, shape: tuple[int, int, int]) -> nn.Module:
+    """Return the dense network with He's normal weights and zero biases."""
+    model = nets.build(trial.net, seed=trial.seed, shape=shape)
+    generator = torch.Generator().manual_seed(trial.seed)
+    for layer in (m for m in model if isinstance(m, nn.Linear | nn.Conv2d)):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(layer.bias)
+    return model
+
+
+def scale_to(model: nn.Module, masks: Masks) -> None:
+    """Scale He's weights for dense layers to those for the inputs that each unit really has."""
+    for name, w in weights(model).items():
+        inputs = masks[name].flatten(1).sum(1).clamp(min=1)  # [outputs]
+        factor = (w[0].numel() / inputs).sqrt()
+        w.data.mul_(factor.view(-1, *[1] * (w.dim() - 1)))
 
 
 def _few(found: data.Data, n: int) -> data.Data:
@@ -198,7 +220,7 @@ def useless(masks: Masks) -> int:
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[PeersConvTrial]:
     if profile == "fast":
-        fast = {"dataset": "digits", "images": 1000, "epochs": 2}
+        fast = {"dataset": "digits", "images": 1000, "epochs": 2, "batch": 16}
         methods = ("dense", "uniform", "erk", "rigl")
         return [PeersConvTrial(seed=seed, method=m, **fast) for seed in seeds for m in methods]
     # Seed by seed, so that a run that is stopped has whole comparisons.

@@ -93,18 +93,19 @@ def one_sided_units(net: PathMLP) -> list[float]:
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[SignsTrial]:
-    fast: dict[str, Any] = {}
-    grid: tuple[int, ...] = (1, 4, 16)
+    options: dict[str, Any] = {}
+    kinds, grid = list(KINDS), (1, 4, 16)
     if profile == "fast":
-        fast = {"dataset": "digits", "widths": (64, 64, 64, 10), "epochs": 4}
-        grid = (4,)
+        options = {"dataset": "digits", "widths": (64, 64, 64, 10), "epochs": 12}
+        kinds = ["normal, free", "constant, random signs", "constant, alternating signs"]
+        grid = (8,)
     # Seed by seed, so that a run that is stopped has whole comparisons.
     return [
-        SignsTrial(seed=seed, method=method, kind=kind, per_pixel=n, **fast)
+        SignsTrial(seed=seed, method=method, kind=kind, per_pixel=n, **options)
         for seed in seeds
         for n in grid
         for method in ("sobol", "uniform")
-        for kind in KINDS
+        for kind in kinds
     ]
 
 

@@ -154,6 +154,18 @@ def test_every_convolutional_peer_runs(method, device):
         assert found["useless"] == 0
 
 
+def test_weights_begin_with_the_variance_of_their_real_fan_in():
+    trial = peers_conv.PeersConvTrial(seed=1)
+    model = peers_conv.network(trial, (3, 32, 32))
+    masks = {n: random_mask(w.shape, w.numel() // 4, 7) for n, w in weights(model).items()}
+    peers_conv.scale_to(model, masks)
+    for name in ("3", "7"):  # the second convolution, the first linear layer
+        mask, w = masks[name], weights(model)[name].detach()
+        rows = mask.flatten(1).sum(1).float()
+        z = (w * mask).flatten(1).square().sum(1)  # 2 / fan-in each, so 2 in all
+        assert z.mean().item() == pytest.approx(2, abs=8 * (2 / rows.sum()).sqrt().item())
+
+
 def test_the_images_are_always_the_same_and_of_all_classes():
     found = data.load("digits")
     few = peers_conv._few(found, 200)

@@ -196,6 +196,14 @@ def test_every_path_goes_through_a_wide_network(method):
         mask.flatten(2).any(2).sum() == 1 if mask.dim() == 4 else mask.sum() == 1
         for mask in masks.values()
     )
+    for name in masks:
+        if name.endswith("around"):  # from the input of its block to the output
+            block = name.removesuffix("around")
+            ends = masks[name].flatten(2).any(2)  # [outputs, inputs]
+            assert torch.equal(ends.any(1), masks[f"{block}conv2"].flatten(1).any(1))
+            assert torch.equal(
+                ends.any(0), masks[f"{block}conv1"].transpose(0, 1).flatten(1).any(1)
+            )
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()

@@ -8,7 +8,7 @@ nothing at all.
 Alternating signs look harmless, and with Sobol' paths they are not: the first digit of the first
 dimension of the sequence is the parity of the number of the path, up to its random shift.
 The pixels have that dimension (:func:`mcnn.paths.sobol_dimensions`), so all edges of a pixel have
-one sign, the upper half of the image one and the lower half the other.
+one sign, and neighbouring rows that make up half of the image have the same, up to the shift.
 
 No claim of the talk is decided by this.
 What is reported, decided before the runs: the test accuracy of each kind, and its differences, with

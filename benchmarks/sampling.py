@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from benchmarks.measure import Race, Work
 from mcnn.density import sample_counts
 from mcnn.partition import DropoutPartition
+from mcnn.partition.hashed import HashedPartition
 
 ROWS, INPUTS, SAMPLES = 4096, 9216, 1024  # AlexNet's first fully connected layer
 BATCH, UNITS = 128, 4096
@@ -34,7 +35,7 @@ def counts(device: torch.device, method: str) -> Race:
             "torch.multinomial": lambda: torch.multinomial(density, SAMPLES, replacement=True),
             "copy": weight.clone,
         },
-        {"torch.multinomial": 2.0},
+        {"torch.multinomial": 4.0 if method == "jittered" else 6.0},
     )
 
 
@@ -59,9 +60,25 @@ def partition(device: torch.device, *, compiled: bool) -> Race:
     )
 
 
+def hashed(device: torch.device) -> Race:
+    """Drop elements of a batch in training, each example by a mask of its own."""
+    x = torch.randn(BATCH, UNITS, device=device)
+    ours, dropout = (torch.compile(f) for f in (HashedPartition(3), lambda t: F.dropout(t, 1 / 3)))
+    return Race(
+        f"a mask for each of {BATCH} examples of {UNITS} units, compiled",
+        {
+            "HashedPartition": lambda: ours(x),
+            "F.dropout": lambda: dropout(x),
+            "copy": x.clone,
+        },
+        {"F.dropout": 20.0},
+    )
+
+
 BENCHMARKS = {
     "sampling-jittered": lambda device: counts(device, "jittered"),
     "sampling-systematic": lambda device: counts(device, "systematic"),
     "partition-eager": lambda device: partition(device, compiled=False),
     "partition-compiled": lambda device: partition(device, compiled=True),
+    "partition-hashed": hashed,
 }

@@ -79,11 +79,11 @@ def sample_counts(
     of the row and the power of two :math:`m` exceeds the number of its inputs: for 784 inputs that
     is finer than float32 for all but the smallest weights.
 
-    For 4096 rows of 9216 weights and 1024 samples a row, this takes about a fifth of the time of
-    ``torch.multinomial``, systematic samples about a seventh, both on one thread, with a C compiler
-    at hand (:func:`mcnn.density.native.available`).
-    Without one, or for float64 or another order than the stored one, it takes up to twice as long
-    as ``torch.multinomial``; the counts are the same.
+    Rows of 9216 weights with 1024 jittered samples each take about a quarter of the time of
+    ``torch.multinomial`` on one thread, systematic samples about a sixth, where there is a C
+    compiler (:func:`mcnn.density.native.available`).
+    Without one, on tensors of fewer than a million weights, for float64, or in another order than
+    the stored one, they take up to twice the time of ``torch.multinomial``; the counts are the same.
     Compiled graphs call this function as it is, as one operator.
 
     Source: slides "Simulating Discrete Densities".

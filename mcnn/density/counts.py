@@ -83,7 +83,7 @@ def sample_counts(
     ``torch.multinomial`` on one thread, systematic samples about a sixth, where there is a C
     compiler (:func:`mcnn.density.native.available`).
     Without one, on tensors of fewer than a million weights, for float64, or in another order than
-    the stored one, they take up to twice the time of ``torch.multinomial``; the counts are the same.
+    the stored one, they take up to twice as long as ``torch.multinomial``, with the same counts.
     Compiled graphs call this function as it is, as one operator.
 
     Source: slides "Simulating Discrete Densities".

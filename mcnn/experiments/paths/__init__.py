@@ -9,6 +9,7 @@ from mcnn.experiments.paths import (
     guarantee,
     peers,
     peers_conv,
+    rate,
     signs,
     wide,
     wrn,
@@ -17,6 +18,7 @@ from mcnn.experiments.paths import (
 EXPERIMENTS = [
     *guarantee.EXPERIMENTS,
     *accuracy.EXPERIMENTS,
+    *rate.EXPERIMENTS,
     *after.EXPERIMENTS,
     *cost.EXPERIMENTS,
     *dangling.EXPERIMENTS,

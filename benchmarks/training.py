@@ -1,4 +1,4 @@
-"""Feeding a small network: batches of resident tensors against a DataLoader."""
+"""Training small networks: how they are fed, in which layout, and many of them at once."""
 
 from collections.abc import Iterable
 
@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from benchmarks.measure import Race
-from mcnn import nets
-from mcnn.data import Split
+from mcnn import nets, replicas, train
+from mcnn.data import Data, Split
 
 IMAGES, BATCH = 8192, 128
 
@@ -85,9 +85,36 @@ def layout(device: torch.device, net: str) -> Race:
     )
 
 
+def together(device: torch.device, net: str) -> Race:
+    """Train networks side by side, and one after the other."""
+    on_gpu = device.type == "cuda"
+    count, steps, epochs = (64, 32, 4) if on_gpu else (16, 4, 1)
+    images = torch.randint(256, (steps * BATCH, 1, 28, 28), dtype=torch.uint8, device=device)
+    split = Split(images, torch.randint(10, (len(images),), device=device), (0.5,), (0.5,))
+    data = Data("made up", split, split, tuple("0123456789"), (0.5,), (0.5,), "")
+    models = [nets.build(net, seed=s).to(device) for s in range(count)]
+    options = {"epochs": epochs, "batch_size": BATCH, "lr": 0.01}
+
+    def alone() -> None:
+        for seed, model in enumerate(models):
+            train.fit(model, data, seed=seed, **options)
+
+    peer = "one after the other"
+    return Race(
+        f"training {count} networks {net} on {len(images)} images of 28×28, batch {BATCH}",
+        {
+            "side by side": lambda: replicas.fit(models, data, seeds=range(count), **options),
+            peer: alone,
+        },
+        {peer: 30.0} if on_gpu else {},
+    )
+
+
 BENCHMARKS = {
     "training-mlp": lambda device: epoch(device, "mlp", 2.5),
     "training-lenet5": lambda device: epoch(device, "lenet5", 1.5),
+    "training-replicas-mlp": lambda device: together(device, "mlp"),
+    "training-replicas-lenet5": lambda device: together(device, "lenet5"),
     "training-layout-lenet5": lambda device: layout(device, "lenet5"),
     "training-layout-lenet-wide": lambda device: layout(device, "lenet-wide"),
 }

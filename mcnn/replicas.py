@@ -59,7 +59,7 @@ def fit(
     models
         R networks that differ in nothing but their numbers, on the device of the data.
         They may have batch normalisation and dropout partitions of one seed, but not draw from
-        PyTorch's generators (``nn.Dropout``), nor keep state outside of parameters and buffers.
+        PyTorch's generators (``nn.Dropout``), nor keep state that ``state_dict`` does not save.
     data
         What all are trained on.
     epochs, batch_size, momentum, weight_decay, scale, evaluate_each, desc
@@ -217,6 +217,9 @@ class _Stack:
                 p.copy_(self.parameters[name][r])
             for name, b in model.named_buffers():
                 b.copy_(self.buffers[name][r])
+            for mine, common in zip(model.modules(), self.skeleton.modules(), strict=True):
+                if type(mine).get_extra_state is not nn.Module.get_extra_state:
+                    mine.set_extra_state(common.get_extra_state())
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -392,4 +395,6 @@ def _shape(model: nn.Module) -> list[str]:
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         kind = "trained" if name in trained else "fixed"
         lines.append(f"{name}: {kind}, {t.dtype} {list(t.shape)} on {t.device}")
-    return lines
+    return lines + [
+        f"{k}: {v}" for k, v in model.state_dict().items() if k.endswith("_extra_state")
+    ]

@@ -131,6 +131,9 @@ def test_partitions_take_their_turns(few):
         model[1].insert(3, DropoutPartition(3, seed=1))
     found = both(models, few, [1, 2], 0.05, epochs=2, batch_size=32)
     assert_same(models, *found, 1e-10)
+    models[1][1][3](torch.ones(1, 12))  # its turn is another now
+    with pytest.raises(ValueError, match=r"network 1 is not like network 0.*_extra_state"):
+        replicas.fit(models, few, epochs=1, seeds=[1, 2])
 
 
 def test_evaluations_are_those_of_each(few):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import measure, page, paths
+from benchmarks import measure, page, paths, training
 from mcnn.errors import DataError, UsageError
 
 
@@ -102,3 +102,10 @@ def test_an_unknown_benchmark_is_one_line(capsys):
 
 def test_the_page_shows_the_records():
     assert page.update(write=False) == [], "out of date: run `python -m benchmarks --page`"
+
+
+@pytest.mark.parametrize("net", ["mlp", "lenet5"])
+def test_an_epoch_can_be_fed_in_either_way(net, monkeypatch):
+    monkeypatch.setattr(training, "IMAGES", 64)
+    for arm in training.epoch(torch.device("cpu"), net, 1.0).arms.values():
+        arm()

@@ -42,8 +42,13 @@ def _onednn(weight: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: Linear.apply(x, weight)
 
 
-def layers(n: int, batch: int, fan_in: int, device: torch.device) -> dict[str, Work]:
-    """Return the arms of one layer: n units before and behind it."""
+def layers(
+    n: int, batch: int, fan_in: int, device: torch.device, *, blocks: bool = True
+) -> dict[str, Work]:
+    """Return the arms of one layer: n units before and behind it.
+
+    Blocks need powers of two.
+    """
     minor = torch.randn(batch, n, device=device, requires_grad=True)  # [b, n]
     major = torch.randn(n, batch, device=device, requires_grad=True)  # [n, b]
     grad = torch.randn(batch, n, device=device)
@@ -52,7 +57,7 @@ def layers(n: int, batch: int, fan_in: int, device: torch.device) -> dict[str, W
     for name, method, kernel in (
         ("Sobol' paths, blocks", "sobol", "blocks"),
         ("random permutations, gathered", "permutation", "gather"),
-    ):
+    )[not blocks :]:
         layer = PathLinear(n, n, n * fan_in, method, bias=False, kernel=kernel, device=device)
         arms[name] = _both_ways(layer.feature_major, major, grad_major, layer.weight)
     if n <= 8192:
@@ -85,7 +90,7 @@ def density(device: torch.device) -> Curve:
     n, batch = 1024, 256
 
     def arms(share: float) -> Mapping[str, Work]:
-        found = layers(n, batch, max(1, round(share * n)), device)
+        found = layers(n, batch, max(1, round(share * n)), device, blocks=False)
         ours = "random permutations, gathered"
         return {ours: found[ours]} | {k: f for k, f in found.items() if k in (DENSE, ONEDNN)}
 
@@ -104,7 +109,7 @@ def number(device: torch.device) -> Curve:
 
     def arms(paths: int) -> Mapping[str, Work]:
         ours = "random permutations, gathered"
-        return {ours: layers(n, batch, paths // n, device)[ours]}
+        return {ours: layers(n, batch, paths // n, device, blocks=False)[ours]}
 
     return Curve(
         f"a layer of {n} units, batch {batch}",

@@ -109,3 +109,11 @@ def test_an_epoch_can_be_fed_in_either_way(net, monkeypatch):
     monkeypatch.setattr(training, "IMAGES", 64)
     for arm in training.epoch(torch.device("cpu"), net, 1.0).arms.values():
         arm()
+
+
+@pytest.mark.parametrize("curve", [paths.density, paths.number, paths.width])
+def test_curves_of_paths_can_be_measured(curve):
+    found = curve(torch.device("cpu"))
+    smallest = min(found.sizes)
+    for arm in found.arms(smallest).values():
+        arm()

@@ -103,7 +103,7 @@ def measure_all(names: list[str], device: torch.device, threads: int) -> None:
             "made": made | {"threads": threads, "wall": time.perf_counter() - start}
         }
         file.parent.mkdir(exist_ok=True)
-        text = json.dumps(page.rounded(found), indent=1, sort_keys=True, allow_nan=False)
+        text = json.dumps(page.rounded(found), indent=1, allow_nan=False)
         records.replace_file(file, (text + "\n").encode())
         tqdm.write(page.lines(name, found[name]))
 

@@ -51,8 +51,9 @@ def _times(value: tuple[float, float, float]) -> str:
     return f"{mid:.{digits}f} ({low:.{digits}f} … {high:.{digits}f})"
 
 
-def _milliseconds(values: list[float]) -> str:
-    return f"{middle(values)[0] * 1e3:.3g} ms"
+def _time(values: list[float]) -> str:
+    time = middle(values)[0]
+    return f"{time:.3g} s" if time >= 1 else f"{time * 1e3:.3g} ms"
 
 
 def race_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -65,7 +66,7 @@ def race_rows(result: dict[str, Any]) -> list[list[str]]:
         goal = result["goals"].get(peer)
         met = "" if goal is None else "✔" if factor[0] >= goal else "✘"
         slower = "slower" if factor[2] < 1 else ""
-        shown = [ours, _milliseconds(times[ours]), peer, _milliseconds(times[peer])]
+        shown = [ours, _time(times[ours]), peer, _time(times[peer])]
         rows.append([*shown, _times(factor), "" if goal is None else f"{goal:g}", met or slower])
     return rows
 

@@ -114,11 +114,6 @@ class HashedPartition(nn.Module):
         Layers of one network need different seeds, or elements of the same number are dropped
         together; so do processes of ``DistributedDataParallel``, whose batches else share masks.
 
-    Attributes
-    ----------
-    step : int
-        Steps taken.
-
     Raises
     ------
     TypeError

@@ -86,20 +86,46 @@ def test_derivatives_block_by_block():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_operator_keeps_the_rules_of_operators(dtype):
-    edges, _ = edges_of_paths(sample_paths([6, 5], 20), 6, 5)
-    x = randn(6, 3, dtype=dtype).requires_grad_()
-    w = randn(len(edges.inputs), dtype=dtype).requires_grad_()
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(torch.ops.mcnn.path_product, (x, w, *edges), test_utils=tests)
-    grad = randn(5, 3, dtype=dtype)
-    inner = (x.detach(), grad, edges.inputs, edges.outputs, edges.starts)
-    torch.library.opcheck(torch.ops.mcnn.path_dot, inner, test_utils=tests)
-    torch.library.opcheck(
-        torch.ops.mcnn.path_sum,
-        (x.detach(), w.detach(), edges.inputs, edges.starts),
-        test_utils=tests,
-    )
+@pytest.mark.parametrize("batch", [3, 1100])
+def test_the_operators_keep_the_rules_of_operators(dtype, batch):
+    edges, _ = edges_of_paths(sample_paths([64, 32], 64), 64, 32)
+    blocks = find_blocks(edges)
+    count = len(edges.inputs)
+    x, grad = randn(64, batch, dtype=dtype), randn(32, batch, dtype=dtype)
+    w, bias = randn(count, dtype=dtype), randn(32, dtype=dtype)
+    operators, tests = torch.ops.mcnn, ("test_schema", "test_faketensor")
+    for operator, arguments in (
+        (operators.path_sum, (x, w, edges.inputs, edges.starts, bias, True)),
+        (operators.path_dot, (x, grad, edges.inputs, edges.outputs, edges.starts)),
+        (operators.path_grads, (x, grad, w, *edges)),
+        (operators.path_rectified, (grad, grad)),
+        (operators.path_blocks, (x, w, *blocks, bias, True)),
+        (operators.path_block_grads, (x, grad, w, *blocks)),
+    ):
+        torch.library.opcheck(operator, arguments, test_utils=tests)
+
+
+@pytest.mark.parametrize("kernel", ["gather", "blocks"])
+def test_second_derivatives_are_refused(kernel):
+    layer = PathLinear(64, 64, 64 * 4, kernel=kernel)
+    x = randn(5, 64).requires_grad_()
+    (slope,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    edges, _ = edges_of_paths(sample_paths([8, 16], 32), 8, 16)
+    blocks = find_blocks(edges)
+    for multiply, layer in ((product, edges), (block_product, blocks)):
+        for x, w in ((randn(9, 2), randn(32)), (randn(8), randn(32))):
+            with pytest.raises(ValueError, match=r"x must be \[8, batch\]"):
+                multiply(x, w, layer)
+    with pytest.raises(ValueError, match=r"weight \[32\]"):
+        product(randn(8, 2), randn(48), edges)
+    for count in (0, 31, 48):
+        with pytest.raises(ValueError, match="equally many"):
+            block_product(randn(8, 2), randn(count), blocks)
 
 
 # --- blocks ---------------------------------------------------------------------------------------

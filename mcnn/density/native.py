@@ -7,22 +7,17 @@ are the same.
 What makes it fast is that nothing in it waits: a compiler turns all of its loops into vector
 instructions but for the partial sums, which are those of integers and take a clock cycle each.
 
-The loop is compiled by the C compiler of the machine (``cc``, or what the environment variable
-``CC`` names) when the first large tensor comes, which takes less than a second.
+The loop is compiled when the first large tensor comes, see :mod:`mcnn.native`.
 Where there is no compiler, :func:`available` is False and PyTorch's operators serve.
 """
 
 import ctypes
 import functools
-import os
-import shutil
-import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from mcnn import native
 
 METHODS = ("systematic", "jittered")
 SMALLEST = 1 << 20  # weights: fewer are done before a compiler has started
@@ -106,11 +101,6 @@ int scan(const int32_t *restrict w, int64_t rows, int64_t n, int64_t samples, in
     return 0;
 }
 """
-# Without contraction a * b + c stays two operations with two roundings, as in PyTorch.
-_FLAGS = (
-    *("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
-    *("-std=gnu11", "-shared", "-fPIC"),
-)
 _ARGUMENTS = (
     *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int),
     *(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p),
@@ -119,21 +109,8 @@ _ARGUMENTS = (
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """Compile and load the loop, or return None where that cannot be done."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
-        return None
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            source, binary = Path(folder, "scan.c"), Path(folder, "scan.so")
-            source.write_text(_SOURCE, encoding="utf-8")
-            command = [compiler, *_FLAGS, "-o", str(binary), str(source), "-lm"]
-            subprocess.run(command, capture_output=True, check=True, timeout=60)
-            library = ctypes.CDLL(str(binary))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    library.scan.argtypes = _ARGUMENTS
-    return library
+    # Without contraction a * b + c stays two operations with two roundings, as in PyTorch.
+    return native.library(_SOURCE, {"scan": _ARGUMENTS}, contract=False)
 
 
 def available() -> bool:
@@ -179,18 +156,16 @@ def signed_counts(w: Tensor, samples: int, method: str, seed: int) -> Tensor:
     """
     w = w.float().contiguous()
     rows, n = w.shape
-    counts = torch.empty(rows, n, dtype=torch.int32)
+    counts = native.empty((rows, n), torch.int32)
     threads = min(torch.get_num_threads(), rows)
 
-    def scan(thread: int) -> int:
-        first, last = rows * thread // threads, rows * (thread + 1) // threads
+    def scan(first: int, last: int) -> int:
         spare = torch.empty(2 * n + n // 2 + 2, dtype=torch.float64)
         return _library().scan(
             *(w[first:].data_ptr(), last - first, n, samples, method == "jittered", seed, first),
             *(53 - n.bit_length(), spare.data_ptr(), counts[first:].data_ptr()),
         )
 
-    with ThreadPoolExecutor(threads) as pool:
-        if any(pool.map(scan, range(threads))):
-            raise ValueError("weight holds NaN or infinity: a density needs finite weights")
+    if any(native.in_parallel(scan, [rows * t // threads for t in range(threads + 1)])):
+        raise ValueError("weight holds NaN or infinity: a density needs finite weights")
     return counts

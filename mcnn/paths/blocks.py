@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from mcnn.paths.product import Edges
+from mcnn.paths import native
+from mcnn.paths.product import Edges, check_shapes, finished, unfinished
 
 BLOCKS_FROM = 16  # units of a block from which small matrices beat single edges on a CPU
 
@@ -80,7 +82,9 @@ def _inverse(order: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, places)
 
 
-def block_product(x: Tensor, weight: Tensor, blocks: Blocks) -> Tensor:
+def block_product(
+    x: Tensor, weight: Tensor, blocks: Blocks, bias: Tensor | None = None, relu: bool = False
+) -> Tensor:
     """As :func:`mcnn.paths.product.product`, for a layer that falls into blocks.
 
     Parameters
@@ -91,30 +95,122 @@ def block_product(x: Tensor, weight: Tensor, blocks: Blocks) -> Tensor:
         [edges], sorted by output and within it by input.
     blocks
         From :func:`find_blocks`.
+    bias
+        [outputs], added to the sums.
+    relu
+        Whether negative results become zero.
 
     Returns
     -------
     Tensor
         [outputs, batch].
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit the blocks.
     """
-    k_in = len(weight) // len(blocks.outputs)
-    k_out = len(weight) // len(blocks.inputs)
-    # [outputs, k_in] -> [blocks, k_out, k_in]
-    w = _Permute.apply(weight.view(-1, k_in), blocks.outputs, blocks.output_places)
-    gathered = _Permute.apply(x, blocks.inputs, blocks.input_places).view(-1, k_in, x.shape[1])
-    y = torch.bmm(w.view(-1, k_out, k_in), gathered)  # [blocks, k_out, batch]
-    return _Permute.apply(y.view(-1, x.shape[1]), blocks.output_places, blocks.outputs)
+    inputs, outputs, edges = len(blocks.inputs), len(blocks.outputs), len(weight)
+    k_in, k_out = edges // outputs, edges // inputs
+    whole = k_in * outputs == k_out * inputs == edges > 0
+    if not whole or inputs % k_in or outputs % k_out:
+        raise ValueError(f"weight must be [edges], equally many in each block, got {edges}")
+    check_shapes(x, weight, inputs, edges)
+    return _Product.apply(x, weight, bias, relu, *blocks)
 
 
-class _Permute(torch.autograd.Function):
-    """Rows in another order; unlike that of index_select, the derivative is a gather, too."""
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, *blocks: Tensor
+    ) -> Tensor:
+        y = torch.ops.mcnn.path_blocks(x, weight, *blocks, bias, relu)
+        ctx.save_for_backward(x, weight, y if relu else None, *blocks)
+        return y
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(order, places)
-        return x.index_select(0, order)
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y, *blocks = ctx.saved_tensors
+        grad, dbias = unfinished(grad, y, ctx.needs_input_grad[2])
+        dx, dw = torch.ops.mcnn.path_block_grads(x, grad, weight, *blocks)
+        return dx, dw, dbias, *[None] * 5
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        order, places = ctx.saved_tensors
-        return _Permute.apply(grad, places, order), None, None
+
+# Operators as in mcnn.paths.product, for the same reasons.
+_BLOCKS = "Tensor inputs, Tensor input_places, Tensor outputs, Tensor output_places"
+torch.library.define(
+    "mcnn::path_blocks",
+    f"(Tensor x, Tensor weight, {_BLOCKS}, Tensor? bias=None, bool relu=False) -> Tensor",
+)
+torch.library.define(
+    "mcnn::path_block_grads",
+    f"(Tensor x, Tensor grad, Tensor weight, {_BLOCKS}) -> (Tensor, Tensor)",
+)
+
+
+@torch.library.impl("mcnn::path_blocks", "CompositeExplicitAutograd")
+def _product(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor,
+    input_places: Tensor,
+    outputs: Tensor,
+    output_places: Tensor,
+    bias: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    if native.serves(weight.shape[0], x, weight):
+        return native.sum_blocks(x, weight, inputs, outputs, bias, relu)
+    y = torch.bmm(_matrices(weight, inputs, outputs), _rows(x, inputs, weight, outputs))
+    y = y.flatten(0, 1).index_select(0, output_places)  # [outputs, batch]
+    return finished(y, bias, relu)
+
+
+@torch.library.register_fake("mcnn::path_blocks")
+def _(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor,
+    input_places: Tensor,
+    outputs: Tensor,
+    *_: Tensor | bool | None,
+) -> Tensor:
+    return x.new_empty(outputs.shape[0], x.shape[1])
+
+
+@torch.library.impl("mcnn::path_block_grads", "CompositeExplicitAutograd")
+def _grads(
+    x: Tensor,
+    grad: Tensor,
+    weight: Tensor,
+    inputs: Tensor,
+    input_places: Tensor,
+    outputs: Tensor,
+    output_places: Tensor,
+) -> tuple[Tensor, Tensor]:
+    if native.serves(weight.shape[0], x, weight):
+        return native.block_gradients(x, grad, weight, inputs, outputs)
+    delta = _rows(grad, outputs, weight, inputs)  # [blocks, k_out, batch]
+    dx = torch.bmm(_matrices(weight, inputs, outputs).mT, delta)  # [blocks, k_in, batch]
+    dw = torch.bmm(delta, _rows(x, inputs, weight, outputs).mT)  # [blocks, k_out, k_in]
+    return (
+        dx.flatten(0, 1).index_select(0, input_places),
+        dw.flatten(0, 1).index_select(0, output_places).flatten(),
+    )
+
+
+@torch.library.register_fake("mcnn::path_block_grads")
+def _(x: Tensor, grad: Tensor, weight: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _rows(x: Tensor, units: Tensor, weight: Tensor, others: Tensor) -> Tensor:
+    """Gather the rows of the units of each block: [blocks, k, batch]."""
+    return x.index_select(0, units).view(-1, len(weight) // len(others), x.shape[1])
+
+
+def _matrices(weight: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Return weights [edges] as matrices, [blocks, k_out, k_in]."""
+    k_in, k_out = len(weight) // len(outputs), len(weight) // len(inputs)
+    return weight.view(-1, k_in).index_select(0, outputs).view(-1, k_out, k_in)

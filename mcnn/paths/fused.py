@@ -14,7 +14,7 @@ memory:
 - :func:`block_rows`: where the layer falls into complete blocks (:mod:`mcnn.paths.blocks`), a
   program multiplies a block of weights by the rows of its inputs, gathered on the fly.
 
-Importing this module makes them the kernels of :func:`mcnn.paths.product.product` for CUDA tensors.
+For CUDA tensors :func:`mcnn.paths.product.product` takes the first two.
 With ``TRITON_INTERPRET=1`` set before Python starts they also run, slowly, on the CPU: so they are
 tested.
 
@@ -26,7 +26,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mcnn.paths import product  # noqa: F401 - defines the operators
 from mcnn.paths.blocks import Blocks
 
 _TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -280,13 +279,3 @@ def _block_rows(
         sums = tl.dot(w, a, sums, input_precision="ieee")
     some = (m < k_out)[:, None] & (n < batch)[None, :]
     tl.store(y + i[:, None] * batch + n[None, :], sums.to(y.dtype.element_ty), mask=some)
-
-
-@torch.library.impl("mcnn::path_sum", "CUDA")
-def _(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor:
-    return sum_rows(x, weight, index, starts)
-
-
-@torch.library.impl("mcnn::path_dot", "CUDA")
-def _(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:
-    return dot_rows(x, grad, inputs, outputs)

@@ -136,14 +136,12 @@ class PathLinear(PathLayer):
             return "blocks"
         return "dense" if self.density >= DENSE_FROM else "gather"
 
-    def feature_major(self, x: Tensor) -> Tensor:
-        """Return the output [out_features, batch] of an input [in_features, batch]."""
+    def feature_major(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Return the output [out_features, batch], rectified if asked, of [in_features, batch]."""
         if self.kernel == "blocks":
-            y = block_product(x, self.weights(), self.blocks)  # [out_features, batch]
-        else:
-            multiply = dense_product if self.kernel == "dense" else product
-            y = multiply(x, self.weights(), self.edges)  # [out_features, batch]
-        return y if self.bias is None else y + self.bias[:, None]
+            return block_product(x, self.weights(), self.blocks, self.bias, relu)
+        multiply = dense_product if self.kernel == "dense" else product
+        return multiply(x, self.weights(), self.edges, self.bias, relu)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output [..., out_features] of an input [..., in_features]."""

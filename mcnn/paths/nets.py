@@ -97,5 +97,5 @@ class PathMLP(nn.Module):
         """Return the outputs [batch, outputs] for inputs [batch, ...]."""
         a = x.flatten(1).T.contiguous()  # [inputs, batch]
         for layer in self.layers[:-1]:
-            a = layer.feature_major(a).relu()  # [units, batch]
+            a = layer.feature_major(a, relu=True)  # [units, batch]
         return self.layers[-1].feature_major(a).T

@@ -1,0 +1,107 @@
+"""Loops in C, compiled by the machine's own compiler when they are first needed.
+
+PyTorch's operators each go through memory; a loop that does all that they do while a row stays in
+the cache is often several times faster.
+The modules named ``native`` hold such loops, as the text of a C program, beside the operators that
+compute the same.
+The compiler is ``cc``, or what the environment variable ``CC`` names; it takes less than a second.
+Where there is none, or it fails, :func:`library` returns None and PyTorch's operators serve.
+"""
+
+import ctypes
+import functools
+import mmap
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-w")
+_LARGE = 1 << 22  # bytes from which memory comes fresh from the system, page by page
+_HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)  # where there are any
+
+
+def library(
+    source: str, arguments: Mapping[str, Sequence[Any]], *, contract: bool
+) -> ctypes.CDLL | None:
+    """Compile a C program and load it.
+
+    Parameters
+    ----------
+    source
+        The program.
+    arguments
+        From the name of a function to the types of its arguments; all return an int.
+    contract
+        Whether a product and a sum may become one operation, which rounds once.
+
+    Returns
+    -------
+    CDLL or None
+        None where that cannot be done.
+    """
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        return None
+    flags = (*_FLAGS, f"-ffp-contract={'fast' if contract else 'off'}")
+    for machine in (("-march=native",), ()):  # not every compiler knows its own machine
+        try:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                text, binary = Path(folder, "loops.c"), Path(folder, "loops.so")
+                text.write_text(source, encoding="utf-8")
+                command = [compiler, *flags, *machine, "-o", str(binary), str(text), "-lm"]
+                subprocess.run(command, capture_output=True, check=True, timeout=60)
+                loaded = ctypes.CDLL(str(binary))
+        except (OSError, subprocess.SubprocessError):
+            continue
+        for name, types in arguments.items():
+            getattr(loaded, name).argtypes = types
+        return loaded
+    return None
+
+
+def in_parallel(work: Callable[[int, int], Any], bounds: Sequence[int]) -> list[Any]:
+    """Call ``work(first, last)`` for each two neighbouring bounds, each in a thread of its own."""
+    parts = list(pairwise(bounds))
+    if len(parts) == 1:
+        return [work(*parts[0])]
+    return list(_pool(len(parts)).map(lambda part: work(*part), parts))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "mcnn-native")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return memory to be overwritten, on the CPU; as ``torch.empty``, but in large pages.
+
+    Fresh memory is handed out page by page as it is first touched, which can take longer than
+    computing what is written there.
+    Pages of 2 MiB instead of 4 KiB, where Linux gives them, leave a fraction of that.
+    """
+    memory = torch.empty(shape, dtype=dtype, device="cpu")
+    size = memory.numel() * memory.element_size()
+    if size >= _LARGE and _HUGE_PAGES is not None:
+        first = -(-memory.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        _advise()(first, memory.data_ptr() + size - first, _HUGE_PAGES)  # a wish: may be refused
+    return memory
+
+
+@functools.cache
+def _advise() -> Any:
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return advise

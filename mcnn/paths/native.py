@@ -1,0 +1,507 @@
+r"""Layers of paths on the CPU: loops in C that gather, multiply and sum in registers.
+
+The sums are those of :mod:`mcnn.paths.product`, and their order is that of PyTorch's
+``embedding_bag``, so the first two come out the same to the last bit.
+A loop owns a unit and a tile of the batch, whose numbers stay in vector registers while it walks
+along the edges of the unit.
+What it gains is the backward pass: an edge :math:`j\to i` needs the row :math:`\delta_i` for
+:math:`\partial/\partial x_j` and once more for :math:`\partial/\partial w_e`, and here both take it
+when it is there.
+Sixteen of the inner products :math:`\partial/\partial w_e` are summed at a time: as many vectors
+are transposed while they are added, instead of adding up the numbers within each.
+
+Where the layer falls into complete blocks (:mod:`mcnn.paths.blocks`), the same loops visit its
+units block by block: the few rows that a block reads then stay in the cache nearest to the
+processor, and no index of edges is read at all.
+
+The loops are compiled when the first product of some size comes, see :mod:`mcnn.native`.
+"""
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+from mcnn import native
+
+LANES = 16  # numbers in a vector: smaller batches are left to PyTorch
+SMALLEST = 1 << 16  # multiplications: fewer are done before a compiler has started
+SCATTERED = 1 << 18  # weights that stay in the cache while they are read and written out of order
+_A_THREAD = 1 << 19  # multiplications that are worth another thread
+
+_SOURCE = r"""
+#include <stdint.h>
+#include <string.h>
+
+enum { LANES = 16, AHEAD = 32 };
+enum { FAR = 1 << 18, SCATTERED = 1 << 15 };  /* numbers that the nearer caches do not hold */
+typedef float vector __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t lanes __attribute__((vector_size(64)));
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __AVX512F__
+enum { WIDE = 8, HALF = 4 };  /* vectors in a tile: two tiles and a few more stay in registers */
+#else
+enum { WIDE = 2, HALF = 1 };
+#endif
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (lanes){__VA_ARGS__})
+#endif
+
+/* Zero in the lanes that are marked; what is not a number stays so. */
+INLINE vector unless(lanes marked, vector v) { return (vector)((lanes)v & ~marked); }
+
+/* The sums of sixteen vectors: add pairs half by half until each lane holds one vector's sum. */
+INLINE vector totals(vector *d) {
+    for (int i = 0; i < 8; i++)
+        d[i] = SHUFFLE(d[i], d[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+               SHUFFLE(d[i], d[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30,
+                       31);
+    for (int i = 0; i < 4; i++)
+        d[i] = SHUFFLE(d[i], d[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+               SHUFFLE(d[i], d[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    for (int i = 0; i < 2; i++)
+        d[i] = SHUFFLE(d[i], d[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+               SHUFFLE(d[i], d[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    return SHUFFLE(d[0], d[1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+           SHUFFLE(d[0], d[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+}
+
+INLINE void add(vector *dot, const int64_t *number, int more, float *dw, int n) {
+    const vector t = totals(dot);
+    for (int k = 0; k < n; k++) dw[number[k]] = more ? dw[number[k]] + t[k] : t[k];
+}
+
+/* A layer as one side sees it: units that own a sum, and those at the other ends of their edges.
+   Either starts and index list the edges of each unit, and order their numbers where these are not
+   in that order; or units come in blocks: `here` own units, which all join the same `there`. */
+typedef struct {
+    const int32_t *starts, *index, *order;
+    const int64_t *units, *others;
+    int64_t here, there;
+} layer;
+
+/* The edges of the unit that comes q-th. */
+typedef struct { int64_t unit, n, first; const int32_t *index; const int64_t *others; } edges;
+
+INLINE edges edges_of(const layer *l, int64_t q) {
+    if (!l->starts)
+        return (edges){l->units[q], l->there, 0, 0, l->others + q / l->here * l->there};
+    const int64_t first = l->starts[q];
+    return (edges){q, l->starts[q + 1] - first, first, l->index + first, 0};
+}
+
+INLINE int64_t other(const layer *l, const edges *s, int64_t m) {
+    return l->starts ? s->index[m] : s->others[m];
+}
+
+/* Where memory is far, numbers are asked for some time before they are read or written. */
+INLINE void ask(const float *p, int64_t n) {
+    for (int64_t t = 0; t < n; t += LANES) __builtin_prefetch(p + t);
+}
+
+INLINE void ask_to_write(float *p, int64_t n) {
+    for (int64_t t = 0; t < n; t += LANES) __builtin_prefetch(p + t, 1);
+}
+
+/* For an edge some places on, the row at its other end. */
+INLINE void ask_along_edges(const layer *l, int64_t e, int64_t last, const float *x, int64_t batch,
+                            int64_t tile) {
+    if (l->starts && e + AHEAD < l->starts[last]) ask(x + l->index[e + AHEAD] * batch, tile);
+}
+
+/* For the next block, the unit at the same place in it, and a share of those at other ends. */
+#define ASK_NEXT_BLOCK(OWN, OTHER)                                                  \
+    if (far && !l.starts && q + l.here < last) {                                    \
+        const int64_t unit = l.units[q + l.here];                                   \
+        OWN;                                                                        \
+        for (int64_t t = q % l.here; t < l.there; t += l.here) {                    \
+            const int64_t i = l.others[(q / l.here + 1) * l.there + t];             \
+            OTHER;                                                                  \
+        }                                                                           \
+    }
+
+/* y[i] = sum of w[e] x[j] over edges e from j to i, for a tile of the batch; bias may be null. */
+INLINE void sum_tile(layer l, const float *restrict x, const float *restrict w,
+                     const float *restrict bias, int relu, int64_t first, int64_t last,
+                     int64_t batch, int vectors, int far, float *restrict y) {
+    const int64_t tile = vectors * LANES;
+    for (int64_t q = first; q < last; q++) {
+        const edges s = edges_of(&l, q);
+        const float *weight = w + (l.starts ? s.first : s.unit * s.n);
+        vector sum[WIDE] = {0};
+        ASK_NEXT_BLOCK((ask(w + unit * s.n, s.n), ask_to_write(y + unit * batch, tile)),
+                       ask(x + i * batch, tile))
+        for (int64_t m = 0; m < s.n; m++) {
+            const vector *row = (const vector *)(x + other(&l, &s, m) * batch);
+            if (far) ask_along_edges(&l, s.first + m, last, x, batch, tile);
+            for (int v = 0; v < vectors; v++) sum[v] += weight[m] * row[v];
+        }
+        for (int v = 0; v < vectors; v++) {
+            if (bias) sum[v] += bias[s.unit];
+            if (relu) sum[v] = unless(sum[v] < 0, sum[v]);
+        }
+        memcpy(y + s.unit * batch, sum, 64 * vectors);
+    }
+}
+
+/* ds[j] = sum of w[e] g[i] and dw[e] = <a[j], g[i]> over edges e between j and i. */
+INLINE void grad_tile(layer l, const float *restrict a, const float *restrict g,
+                      const float *restrict w, int64_t first, int64_t last, int64_t batch,
+                      int vectors, int skip, int more, int far, float *restrict ds,
+                      float *restrict dw) {
+    const int64_t tile = vectors * LANES;
+    const int scattered = l.order && l.starts[last] - l.starts[first] > SCATTERED;
+    vector dot[LANES] = {0};
+    int64_t number[LANES];  /* of the edges whose products wait to be summed */
+    int n = 0;
+    for (int64_t q = first; q < last; q++) {
+        const edges s = edges_of(&l, q);
+        const int64_t place = l.starts ? 0 : q % l.here;
+        vector own[WIDE], sum[WIDE] = {0};
+        ASK_NEXT_BLOCK((ask(a + unit * batch, tile), ask_to_write(ds + unit * batch, tile)),
+                       (ask(g + i * batch, tile), ask(w + i * l.here, l.here),
+                        ask_to_write(dw + i * l.here, l.here)))
+        memcpy(own, a + s.unit * batch, 64 * vectors);
+        for (int t = 0; t < skip; t++) own[0][t] = 0;  /* columns of the tile before */
+        for (int64_t m = 0; m < s.n; m++) {
+            const int64_t i = other(&l, &s, m);
+            const int64_t e = !l.starts ? i * l.here + place
+                              : l.order ? l.order[s.first + m] : s.first + m;
+            const vector *row = (const vector *)(g + i * batch);
+            if (far) ask_along_edges(&l, s.first + m, last, g, batch, tile);
+            if (scattered && s.first + m + AHEAD < l.starts[last]) {
+                const int32_t o = l.order[s.first + m + AHEAD];
+                ask(w + o, 1), ask_to_write(dw + o, 1);
+            }
+            vector d = {0};
+            for (int v = 0; v < vectors; v++) {
+                const vector r = row[v];
+                if (ds) sum[v] += w[e] * r;
+                d += own[v] * r;
+            }
+            dot[n] = d, number[n++] = e;
+            if (n == LANES) add(dot, number, more, dw, n), n = 0;
+        }
+        if (ds) memcpy(ds + s.unit * batch, sum, 64 * vectors);
+    }
+    add(dot, number, more, dw, n);
+}
+
+/* Tiles of the batch; the last one overlaps where the batch is no multiple of a vector. */
+#define TILES(TILE)                                                        \
+    int64_t c = 0;                                                         \
+    for (; c + WIDE * LANES <= batch; c += WIDE * LANES) TILE(WIDE, 0)     \
+    for (; c + HALF * LANES <= batch; c += HALF * LANES) TILE(HALF, 0)     \
+    for (; c + LANES <= batch; c += LANES) TILE(1, 0)                      \
+    if (c < batch) { int skip = c + LANES - batch; c -= skip; TILE(1, skip) } \
+    return 0;
+
+int path_sum(const layer *l, const float *x, const float *w, const float *bias, int relu,
+             int64_t first, int64_t last, int64_t inputs, int64_t batch, float *y) {
+    const int far = inputs * batch > (l->starts ? FAR : FAR / 4);
+#define TILE(vectors, skip) \
+    sum_tile(*l, x + c, w, bias, relu, first, last, batch, vectors, far, y + c);
+    TILES(TILE)
+#undef TILE
+}
+
+int path_grads(const layer *l, const float *a, const float *g, const float *w, int64_t first,
+               int64_t last, int64_t inputs, int64_t batch, float *ds, float *dw) {
+    const int far = inputs * batch > (l->starts ? FAR : FAR / 4);
+#define TILE(vectors, skip)                                                                  \
+    grad_tile(*l, a + c, g + c, w, first, last, batch, vectors, skip, c > 0, far, ds ? ds + c : 0, \
+              dw);
+    TILES(TILE)
+}
+
+/* Back through a rectifier: g where y is positive, and the sums of its rows. */
+int path_rectified(const float *restrict g, const float *restrict y, int64_t first, int64_t last,
+                   int64_t batch, float *restrict passed, float *restrict sums) {
+    for (int64_t i = first; i < last; i++) {
+        vector sum[2] = {0};
+        float rest = 0;
+        int64_t t = i * batch;
+        const int64_t end = t + batch;
+        for (; t + LANES <= end; t += LANES) {
+            const vector p = unless(*(const vector *)(y + t) <= 0, *(const vector *)(g + t));
+            memcpy(passed + t, &p, 64);
+            sum[t / LANES % 2] += p;
+        }
+        for (; t < end; t++) rest += passed[t] = y[t] <= 0 ? 0 : g[t];
+        sum[0] += sum[1];
+        for (int k = 0; k < LANES; k++) rest += sum[0][k];
+        sums[i] = rest;
+    }
+    return 0;
+}
+"""
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("starts", "index", "order", "units", "others")),
+        *((name, ctypes.c_int64) for name in ("here", "there")),
+    )
+
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS = {
+    "path_sum": (
+        *(ctypes.POINTER(_Layer), *[_POINTER] * 3, ctypes.c_int),
+        *(*[_INT] * 4, _POINTER),
+    ),
+    "path_grads": (ctypes.POINTER(_Layer), *[_POINTER] * 3, *[_INT] * 4, *[_POINTER] * 2),
+    "path_rectified": (*[_POINTER] * 2, *[_INT] * 3, *[_POINTER] * 2),
+}
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    return native.library(_SOURCE, _ARGUMENTS, contract=True)
+
+
+def available() -> bool:
+    """Return whether the loops could be compiled on this machine."""
+    return _library() is not None
+
+
+def serves(edges: int, x: Tensor, other: Tensor) -> bool:
+    """Return whether the loops serve for a batch ``x`` [units, batch] and what it meets."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == other.dtype == torch.float32
+        and x.shape[1] >= LANES
+        and edges * x.shape[1] >= SMALLEST
+        and available()
+    )
+
+
+def sum_rows(
+    x: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    starts: Tensor,
+    bias: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Sum weighted rows: output i adds up ``weight[e] * x[index[e]]`` over its edges.
+
+    Parameters
+    ----------
+    x
+        float32 [inputs, batch].
+    weight
+        float32 [edges].
+    index
+        int32 [edges], the row that each edge reads.
+    starts
+        int32 [outputs + 1], where the edges of each output begin.
+    bias
+        float32 [outputs], added to the sums.
+    relu
+        Whether negative results become zero.
+
+    Returns
+    -------
+    Tensor
+        float32 [outputs, batch].
+    """
+    x, weight = x.contiguous(), weight.contiguous()
+    layer = _Layer(starts=starts.data_ptr(), index=index.data_ptr())
+    y = native.empty((len(starts) - 1, x.shape[1]), x.dtype)
+    read = (x, weight, None if bias is None else bias.contiguous(), relu)
+    _run("path_sum", layer, read, _bounds(starts, len(index), x.shape[1]), x.shape, (y,))
+    return y
+
+
+def dot_rows(x: Tensor, grad: Tensor, inputs: Tensor, starts: Tensor) -> Tensor:
+    """Return for each edge the inner product of a row of ``x`` with a row of ``grad``.
+
+    Parameters
+    ----------
+    x
+        float32 [inputs, batch].
+    grad
+        float32 [outputs, batch].
+    inputs
+        int32 [edges], the input of each edge, sorted by output.
+    starts
+        int32 [outputs + 1], where the edges of each output begin.
+
+    Returns
+    -------
+    Tensor
+        float32 [edges].
+    """
+    x, grad = x.contiguous(), grad.contiguous()
+    layer = _Layer(starts=starts.data_ptr(), index=inputs.data_ptr())
+    dw = native.empty(inputs.shape, x.dtype)
+    bounds = _bounds(starts, len(inputs), x.shape[1])
+    _run("path_grads", layer, (grad, x, None), bounds, x.shape, (None, dw))
+    return dw
+
+
+def gradients(
+    x: Tensor, grad: Tensor, weight: Tensor, order: Tensor, outputs: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of :func:`sum_rows` with respect to ``x`` and ``weight`` in one pass.
+
+    Parameters
+    ----------
+    x, weight
+        As there; at most :data:`SCATTERED` weights, or two passes are faster.
+    grad
+        float32 [outputs, batch], the gradient with respect to the result.
+    order
+        int32 [edges], the numbers of the edges, sorted by input.
+    outputs
+        int32 [edges], their outputs in that order.
+    starts
+        int32 [inputs + 1], where the edges of each input begin in it.
+
+    Returns
+    -------
+    Tensor
+        float32 [inputs, batch].
+    Tensor
+        float32 [edges].
+    """
+    x, grad, weight = x.contiguous(), grad.contiguous(), weight.contiguous()
+    layer = _Layer(starts=starts.data_ptr(), index=outputs.data_ptr(), order=order.data_ptr())
+    dx, dw = native.empty(x.shape, x.dtype), native.empty(weight.shape, x.dtype)
+    bounds = _bounds(starts, len(weight), x.shape[1])
+    _run("path_grads", layer, (x, grad, weight), bounds, grad.shape, (dx, dw))
+    return dx, dw
+
+
+def sum_blocks(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor,
+    outputs: Tensor,
+    bias: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """As :func:`sum_rows`, where the layer falls into complete blocks.
+
+    Parameters
+    ----------
+    x, weight, bias, relu
+        As there; the weights are sorted by output and within it by input.
+    inputs, outputs
+        int64 [inputs] and [outputs], block after block, see :class:`mcnn.paths.blocks.Blocks`.
+
+    Returns
+    -------
+    Tensor
+        float32 [outputs, batch].
+    """
+    x, weight = x.contiguous(), weight.contiguous()
+    layer = _blocks(outputs, inputs, weight)
+    y = native.empty((len(outputs), x.shape[1]), x.dtype)
+    bounds = _block_bounds(layer, outputs, x.shape[1])
+    read = (x, weight, None if bias is None else bias.contiguous(), relu)
+    _run("path_sum", layer, read, bounds, x.shape, (y,))
+    return y
+
+
+def block_gradients(
+    x: Tensor, grad: Tensor, weight: Tensor, inputs: Tensor, outputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of :func:`sum_blocks` with respect to ``x`` and ``weight``.
+
+    Parameters
+    ----------
+    x, weight, inputs, outputs
+        As there.
+    grad
+        float32 [outputs, batch], the gradient with respect to the result.
+
+    Returns
+    -------
+    Tensor
+        float32 [inputs, batch].
+    Tensor
+        float32 [edges].
+    """
+    x, grad, weight = x.contiguous(), grad.contiguous(), weight.contiguous()
+    layer = _blocks(inputs, outputs, weight)
+    dx, dw = native.empty(x.shape, x.dtype), native.empty(weight.shape, x.dtype)
+    bounds = _block_bounds(layer, inputs, x.shape[1])
+    _run("path_grads", layer, (x, grad, weight), bounds, grad.shape, (dx, dw))
+    return dx, dw
+
+
+def rectified(grad: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Go back through a rectifier: ``grad`` where its result is positive, and the sums of rows.
+
+    Parameters
+    ----------
+    grad, y
+        float32 [outputs, batch], the gradient with respect to the result, and the result.
+
+    Returns
+    -------
+    Tensor
+        float32 [outputs, batch].
+    Tensor
+        float32 [outputs].
+    """
+    grad, y = grad.contiguous(), y.contiguous()
+    units, batch = y.shape
+    passed, sums = native.empty(y.shape, y.dtype), native.empty((units,), y.dtype)
+    loop = _library().path_rectified
+    from_to = (passed.data_ptr(), sums.data_ptr())
+
+    def run(first: int, last: int) -> None:
+        loop(grad.data_ptr(), y.data_ptr(), first, last, batch, *from_to)
+
+    threads = max(1, min(torch.get_num_threads(), units * batch // _A_THREAD))
+    native.in_parallel(run, [units * t // threads for t in range(threads + 1)])
+    return passed, sums
+
+
+def _blocks(units: Tensor, others: Tensor, weight: Tensor) -> _Layer:
+    here, there = len(weight) // len(others), len(weight) // len(units)
+    return _Layer(units=units.data_ptr(), others=others.data_ptr(), here=here, there=there)
+
+
+def _run(
+    name: str,
+    layer: _Layer,
+    read: tuple[Tensor | bool | None, ...],
+    bounds: list[int],
+    shape: torch.Size,
+    written: tuple[Tensor | None, ...],
+) -> None:
+    """Call a loop for each range of units; ``shape`` is that of the rows that edges read."""
+    loop, layer = getattr(_library(), name), ctypes.byref(layer)
+    read, written = (
+        [t.data_ptr() if isinstance(t, Tensor) else t for t in many] for many in (read, written)
+    )
+
+    def run(first: int, last: int) -> None:
+        loop(layer, *read, first, last, *shape, *written)
+
+    native.in_parallel(run, bounds)
+
+
+def _bounds(starts: Tensor, edges: int, batch: int) -> list[int]:
+    """Divide units among threads, by their edges."""
+    units = len(starts) - 1
+    threads = min(torch.get_num_threads(), edges * batch // _A_THREAD)
+    if threads < 2:
+        return [0, units]
+    shares = torch.arange(1, threads) * edges // threads
+    return [0, *torch.searchsorted(starts, shares.int()).tolist(), units]
+
+
+def _block_bounds(layer: _Layer, units: Tensor, batch: int) -> list[int]:
+    """Divide blocks among threads."""
+    blocks = len(units) // layer.here
+    threads = min(torch.get_num_threads(), blocks, len(units) * layer.there * batch // _A_THREAD)
+    threads = max(threads, 1)
+    return [blocks * t // threads * layer.here for t in range(threads + 1)]

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from mcnn.partition import native
 from mcnn.partition.hashed import HashedPartition, _keys, drop_part, hash32
 
 torch.set_num_threads(1)
@@ -160,22 +162,58 @@ def test_gradients_pass_where_elements_did():
     assert torch.equal(x.grad, drop_part(torch.ones_like(x), 3, 7))
 
 
-def test_nothing_of_the_size_of_the_batch_is_saved_for_the_backward_pass():
+@pytest.mark.parametrize(("dtype", "numbers"), [(torch.float32, 2), (torch.float64, 64 + 100 + 2)])
+def test_nothing_of_the_size_of_the_batch_is_saved_for_the_backward_pass(dtype, numbers):
     saved = []
 
     def count(t):
         saved.append(t.numel())
         return t
 
-    x = torch.randn(64, 100, requires_grad=True)
+    x = torch.randn(64, 100, dtype=dtype, requires_grad=True)
     layer = HashedPartition(3)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
         y = layer(x)
     for _ in range(4):  # later steps and cycles leave what was saved alone
         layer(x)
     y.sum().backward()
-    assert sum(saved) == 64 + 100 + 2
+    assert sum(saved) == numbers
     assert torch.equal(x.grad == 0, y == 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(2, 256),
+    st.sampled_from([(1,), (5,), (3, 7), (2, 3, 4, 5), (40, 33)]),
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 10**12),
+)
+@pytest.mark.skipif(not native.available(), reason="needs a C compiler")
+def test_the_loop_drops_what_operators_do(parts, shape, seed, step):
+    x = torch.linspace(-1, 2, math.prod(shape)).view(shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "available", lambda: False)
+        expected = drop_part(x, parts, step, seed)
+    assert torch.equal(drop_part(x, parts, step, seed), expected)
+
+
+@pytest.mark.skipif(not native.available(), reason="needs a C compiler")
+def test_threads_share_the_examples():
+    x, before = torch.randn(300, 4096), torch.get_num_threads()
+    expected = drop_part(x, 3, 7)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(drop_part(x, 3, 7), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_operators_keep_the_rules_of_operators():
+    tests = ("test_schema", "test_faketensor")
+    turn = torch.tensor([4, 0])
+    torch.library.opcheck(torch.ops.mcnn.hashed_turn, (turn,), test_utils=tests)
+    x = torch.randn(3, 4)
+    torch.library.opcheck(torch.ops.mcnn.drop_hashed, (x, turn, 3), test_utils=tests)
 
 
 # --- the layer ----------------------------------------------------------------------------------

@@ -11,16 +11,17 @@ The keys :math:`a_j` and :math:`b_i` are hashed from the seed and the number of 
 in a cycle of P steps each element is dropped exactly once, and the next one has other parts.
 
 No labels and no mask are kept, not even for the backward pass, which hashes again; what it needs is
-a key for each example and each unit.
-The hash :math:`h` is ten operations on 32 bits, which :func:`torch.compile` turns into vector
-instructions between reading an element and writing it.
+the seed and the step, or a key for each example and each unit.
+The hash :math:`h` is ten operations on 32 bits, which are done between reading an element and
+writing it: on the CPU by a loop in C (:mod:`mcnn.partition.native`), elsewhere by what
+:func:`torch.compile` makes of it.
 
 What that buys, against :class:`mcnn.partition.DropoutPartition`: examples have different masks,
 hence gradients less variance in a step, at no number stored.
 What it gives up: these are not the numbers of a shift register but of a hash, computed for each
 element in every step, so that a cycle saves none of them; parts are not balanced; and a cycle
 belongs to a place in the batch, while the examples there change from step to step.
-Without the compiler the hash is a chain of operators and slower than dropout.
+Without any compiler the hash is a chain of operators and slower than dropout.
 
 References
 ----------
@@ -36,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcnn.partition import native
 from mcnn.partition.parts import check_parts
 from mcnn.sampling import as_seed, hash_bits
 
@@ -169,9 +171,28 @@ class HashedPartition(nn.Module):
 
 
 def _dropped(x: Tensor, state: Tensor, parts: int) -> Tensor:
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        return _DropInC.apply(x, torch.ops.mcnn.hashed_turn(state), parts)
     units = x.shape[1:].numel()
     bounds, keys = torch.ops.mcnn.next_turn(state, parts, len(x), units, x.device)
     return _Drop.apply(x, bounds, keys, parts)
+
+
+class _DropInC(torch.autograd.Function):
+    """As below, by one operator."""
+
+    @staticmethod
+    def forward(x: Tensor, turn: Tensor, parts: int) -> Tensor:
+        return torch.ops.mcnn.drop_hashed(x, turn, parts)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, turn, ctx.parts = inputs
+        ctx.save_for_backward(turn)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _DropInC.apply(gradient, *ctx.saved_tensors, ctx.parts), None, None
 
 
 class _Drop(torch.autograd.Function):
@@ -200,6 +221,37 @@ def _check_input(x: Tensor) -> None:
         raise TypeError(f"the input must be floating point, got {x.dtype}; call .float() on it")
     if x.ndim == 0:
         raise ValueError("the input must be [batch, ...], got a single number")
+
+
+torch.library.define("mcnn::hashed_turn", "(Tensor(a!) state) -> Tensor")
+torch.library.define("mcnn::drop_hashed", "(Tensor x, Tensor turn, int parts) -> Tensor")
+
+
+@torch.library.impl("mcnn::hashed_turn", "CompositeExplicitAutograd")
+def _hashed_turn(state: Tensor) -> Tensor:
+    """Take a step and return int64 [2], which step it was and the seed."""
+    turn = state.clone()
+    state[0] += 1
+    return turn
+
+
+@torch.library.register_fake("mcnn::hashed_turn")
+def _(state: Tensor) -> Tensor:
+    return state.new_empty(2)
+
+
+@torch.library.impl("mcnn::drop_hashed", "CompositeExplicitAutograd")
+def _drop_hashed(x: Tensor, turn: Tensor, parts: int) -> Tensor:
+    if native.available():
+        return native.drop(x, parts, *turn.tolist())
+    state, units = turn.clone(), x.shape[1:].numel()
+    bounds, keys = torch.ops.mcnn.next_turn(state, parts, x.shape[0], units, x.device)
+    return _Drop.forward(x, bounds, keys, parts)
+
+
+@torch.library.register_fake("mcnn::drop_hashed")
+def _(x: Tensor, turn: Tensor, parts: int) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 # An operator of its own, so that a compiler calls it as it is and compiles the rest only once: part

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mcnn import native as compiler
 from mcnn.paths import PathLinear, PathMLP, native, sample_paths
 from mcnn.paths.blocks import block_product, find_blocks
+from mcnn.paths.cost import Work
 from mcnn.paths.product import (
     backend,
     dense_matrix,
@@ -210,3 +211,26 @@ def test_large_memory_is_ordinary_memory():
     assert memory.shape == (3, 1 << 20)
     assert memory.is_contiguous()
     assert int(memory.sum(dtype=torch.int64)) == 7 * 3 << 20
+
+
+@pytest.mark.parametrize("kernel", ["gather", "blocks"])
+def test_twice_the_paths_are_twice_the_work(kernel):
+    """Counted, not timed: whatever computes the sums."""
+    n, batch, found = 256, 32, {}
+    x, grad = randn(n, batch), randn(n, batch, seed=1)
+    for k in (8, 16):
+        layer = PathLinear(n, n, n * k, bias=False, kernel=kernel)
+        leaf = x.clone().requires_grad_()
+        with Work() as forward:
+            y = layer.feature_major(leaf)
+        with Work() as backward:
+            torch.autograd.grad(y, [leaf, layer.weight], grad)
+        found[k] = forward, backward
+        assert forward.operations == 2 * n * k * batch
+        assert backward.operations == 4 * n * k * batch
+    # What more edges add in bytes: their weights and gradients; where they are listed, their numbers
+    # and a row of the batch each. In blocks a row is read once, however many edges need it.
+    numbers = {"gather": (batch + 1 + 1, batch + 2 + 4), "blocks": (1, 2)}[kernel]
+    for few, many, each in zip(found[8], found[16], numbers, strict=True):
+        assert many.operations == 2 * few.operations
+        assert many.bytes - few.bytes == 4 * each * n * 8

@@ -7,7 +7,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-_SUMS = ("path_product", "path_sum", "path_dot")  # of mcnn.paths.product
+# Of mcnn.paths.product and mcnn.paths.blocks: the sums that an edge takes part in, and whether rows
+# of the batch are read once for each edge (or for each block, which is once).
+_SUMS = {
+    "path_sum": (1, True),
+    "path_dot": (1, True),
+    "path_grads": (2, True),
+    "path_blocks": (1, False),
+    "path_block_grads": (2, False),
+}
 
 
 class Work(TorchDispatchMode):
@@ -16,7 +24,8 @@ class Work(TorchDispatchMode):
     A sum over edges takes two operations for each edge and example, a matrix product as many as
     PyTorch's own counter says, and anything else one for each number of its result.
     A byte counts whenever an operation reads or writes it; views are free.
-    Sums over edges read rows of the batch once for each edge.
+    Sums over edges read a row of the batch for each edge, and one more for each unit if they have
+    two rows to multiply; in blocks each row is read once.
 
     Attributes
     ----------
@@ -46,7 +55,7 @@ class Work(TorchDispatchMode):
         made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         name = func._schema.name.split("::")[1]
         if name in _SUMS:
-            self._count_sum(name, given, made[0])
+            self._count_sum(name, given, made)
         elif func._schema.is_mutable or not _all_views(made, given):
             flops = flop_registry.get(func.overloadpacket)
             size = sum(t.numel() for t in made)
@@ -54,13 +63,16 @@ class Work(TorchDispatchMode):
             self.bytes += sum(t.numel() * t.element_size() for t in given + made)
         return result
 
-    def _count_sum(self, name: str, given: list[Tensor], made: Tensor) -> None:
-        x, _, index = given[:3]
-        batch, edges = x.shape[1], index.numel()
-        self.operations += 2 * edges * batch
-        rows = 2 if name == "path_dot" else 1  # of the batch, for each edge
-        self.bytes += (rows * edges * batch + edges + made.numel()) * x.element_size()
-        self.bytes += edges * index.element_size()
+    def _count_sum(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
+        sums, by_edge = _SUMS[name]
+        batch = given[0].shape[1]
+        weights = made[0] if name == "path_dot" else given[2 if sums == 2 else 1]  # [edges]
+        products = weights.numel() * batch
+        self.operations += 2 * sums * products
+        self.bytes += sum(t.numel() * t.element_size() for t in given + made)
+        if by_edge:  # all but one of these rows are read in place of a matrix of the batch
+            rows = given[1 if name == "path_grads" else 0]
+            self.bytes += (products - rows.numel()) * rows.element_size()
 
 
 def _all_views(made: list[Tensor], given: list[Tensor]) -> bool:

@@ -228,8 +228,8 @@ def test_twice_the_paths_are_twice_the_work(kernel):
         found[k] = forward, backward
         assert forward.operations == 2 * n * k * batch
         assert backward.operations == 4 * n * k * batch
-    # What more edges add in bytes: their weights and gradients; where they are listed, their numbers
-    # and a row of the batch each. In blocks a row is read once, however many edges need it.
+    # What more edges add in bytes: their weights and gradients; where they are listed, their
+    # numbers and a row of the batch each. In blocks a row is read once, for however many edges.
     numbers = {"gather": (batch + 1 + 1, batch + 2 + 4), "blocks": (1, 2)}[kernel]
     for few, many, each in zip(found[8], found[16], numbers, strict=True):
         assert many.operations == 2 * few.operations

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import page, paths, sampling, training
-from benchmarks.measure import Curve, Race, seconds
+from benchmarks.measure import ROUNDS, Curve, Race, Spread, seconds
 from mcnn import provenance, records, runner
 from mcnn.errors import McnnError, UsageError
 
@@ -28,20 +28,28 @@ _EXAMPLES = """examples:
 """
 
 
-def measured(found: Race | Curve, threads: int) -> dict[str, Any]:
+def measured(found: Race | Curve | Spread, threads: int) -> dict[str, Any]:
     """Time a benchmark and return what is recorded of it.
 
     Returns
     -------
     dict
-        ``summary`` and, of a race, ``seconds`` (from arm to rounds) and ``goals``; of a curve
-        ``variable``, ``exponent``, ``even`` and ``points``, each a size and its ``seconds``.
+        ``summary`` and, of a race, ``seconds`` (from arm to rounds), ``goals`` and ``floors``; of a
+        spread ``variances`` (the same); of a curve ``variable``, ``exponent``, ``even`` and
+        ``points``, each a size and its ``seconds``.
     """
+    if isinstance(found, Spread):
+        arms = found.arms.items()
+        return {
+            "summary": found.summary,
+            "variances": {name: [arm(seed) for seed in range(ROUNDS)] for name, arm in arms},
+        }
     if isinstance(found, Race):
         return {
             "summary": found.summary,
             "seconds": seconds(found.arms, threads),
             "goals": dict(found.goals),
+            "floors": list(found.floors),
         }
     points = [
         {"size": size, "seconds": seconds(found.arms(size), threads)}

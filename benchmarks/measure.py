@@ -29,11 +29,14 @@ class Race:
         From label to what is timed; the first is ours.
     goals
         From the label of a peer to the ratio, its time over ours, that is aimed at.
+    floors
+        Arms that are no peers but what the machine needs at least, for moving as many bytes, say.
     """
 
     summary: str
     arms: Mapping[str, Work]
     goals: Mapping[str, float] = field(default_factory=dict)
+    floors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,22 @@ class Curve:
     arms: Callable[[Any], Mapping[str, Work]]
     exponent: tuple[float, float] | None = None
     even: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much the results of several random methods vary.
+
+    Attributes
+    ----------
+    summary
+        The problem.
+    arms
+        From label to a function of a seed that returns a variance; the first is ours.
+    """
+
+    summary: str
+    arms: Mapping[str, Callable[[int], float]]
 
 
 def seconds(

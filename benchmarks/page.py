@@ -66,9 +66,25 @@ def race_rows(result: dict[str, Any]) -> list[list[str]]:
         goal = result["goals"].get(peer)
         met = "" if goal is None else "✔" if factor[0] >= goal else "✘"
         slower = "slower" if factor[2] < 1 else ""
+        if peer in result["floors"]:
+            slower = f"floor: {factor[0]:.0%} of that speed"
         shown = [ours, _time(times[ours]), peer, _time(times[peer])]
         rows.append([*shown, _times(factor), "" if goal is None else f"{goal:g}", met or slower])
     return rows
+
+
+def spread_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Return a row a peer: ours, peer, variances, and their ratio."""
+    variances = result["variances"]
+    ours = next(iter(variances))
+    return [
+        [
+            *(ours, f"{middle(variances[ours])[0]:.2g}"),
+            *(peer, f"{middle(variances[peer])[0]:.2g}"),
+            _times(ratio(variances[ours], variances[peer])),
+        ]
+        for peer in list(variances)[1:]
+    ]
 
 
 def curve_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -107,6 +123,11 @@ def lines(name: str, result: dict[str, Any]) -> str:
             f"  {what:<44} {value:<24} goal {aim or '–':<12} {met}"
             for what, value, aim, met in curve_rows(result)
         ]
+    elif "variances" in result:
+        rows = [
+            f"  {ours} {a} / {peer} {b}: {factor}"
+            for ours, a, peer, b, factor in spread_rows(result)
+        ]
     else:
         rows = [
             f"  {ours} {a} / {peer} {b}: {factor}  goal {goal or '–'} {met}"
@@ -134,6 +155,9 @@ def _section(stem: str, found: dict[str, Any]) -> str:
         parts.append(f"**{result['summary'][0].upper()}{result['summary'][1:]}**")
         if "points" in result:
             parts.append(_table(["", "measured", "goal", ""], curve_rows(result)))
+        elif "variances" in result:
+            head = ["ours", "variance", "peer", "variance", "peer / ours"]
+            parts.append(_table(head, spread_rows(result)))
         else:
             head = ["ours", "time", "peer", "time", "peer / ours", "goal", ""]
             parts.append(_table(head, race_rows(result)))

@@ -1,5 +1,6 @@
 """Layers of paths against dense ones, forward and backward."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,6 +13,7 @@ from mcnn.paths import PathLinear, PathMLP
 
 DENSE = "nn.Linear"
 ONEDNN = "oneDNN linear"
+BYTES, OPERATIONS = "copy of its bytes", "matrix product of its operations"
 
 
 def _both_ways(layer: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, *p: Tensor) -> Work:
@@ -68,12 +70,31 @@ def layers(
     return arms
 
 
+def floors(n: int, batch: int, fan_in: int, device: torch.device) -> dict[str, Work]:
+    """Return what both passes of a layer need at least, as arms.
+
+    Each number is read and written once for each pass that needs it, at the speed of a copy of as
+    many bytes, and each product and sum is done at the speed of a dense matrix product.
+    """
+    edges = n * fan_in
+    numbers = 2 * n * batch + edges  # forward: x, y and weights
+    numbers += 3 * n * batch + 2 * edges  # backward: x, both gradients, weights and theirs
+    source, target = torch.ones(2, numbers // 2, device=device)
+    side = round((3 * edges * batch) ** (1 / 3))
+    a, b, c = torch.ones(3, side, side, device=device)
+    return {
+        BYTES: lambda: target.copy_(source),
+        OPERATIONS: lambda: torch.mm(a, b, out=c),
+    }
+
+
 def one(device: torch.device, n: int, fan_in: int, batch: int, goal: float) -> Race:
     """One layer."""
     return Race(
         f"a layer of {n} units, {fan_in} inputs each ({fan_in / n:.1%}), batch {batch}",
-        layers(n, batch, fan_in, device),
+        {**layers(n, batch, fan_in, device), **floors(n, batch, fan_in, device)},
         {DENSE: goal},
+        (BYTES, OPERATIONS),
     )
 
 
@@ -82,7 +103,7 @@ def gathered(device: torch.device, n: int, fan_in: int, batch: int, goal: float)
     race = one(device, n, fan_in, batch, goal)
     ours = "random permutations, gathered"
     arms = {ours: race.arms[ours], **race.arms}
-    return Race(race.summary, arms, race.goals)
+    return dataclasses.replace(race, arms=arms)
 
 
 def density(device: torch.device) -> Curve:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import Race, Work
+from benchmarks.measure import Race, Spread, Work
 from mcnn.density import sample_counts
 from mcnn.partition import DropoutPartition
 from mcnn.partition.hashed import HashedPartition
 
 ROWS, INPUTS, SAMPLES = 4096, 9216, 1024  # AlexNet's first fully connected layer
 BATCH, UNITS = 128, 4096
+COPY = "copy"
 
 
 def counts(device: torch.device, method: str) -> Race:
@@ -33,9 +34,34 @@ def counts(device: torch.device, method: str) -> Race:
             "mcnn": lambda: sample_counts(weight, SAMPLES, method),
             "torch.multinomial, counted": multinomial,
             "torch.multinomial": lambda: torch.multinomial(density, SAMPLES, replacement=True),
-            "copy": weight.clone,
+            COPY: weight.clone,
         },
         {"torch.multinomial": 4.0 if method == "jittered" else 6.0},
+        (COPY,),
+    )
+
+
+def aliasing(device: torch.device) -> Spread:
+    """Sample weights of one magnitude whose inputs repeat with the distance of the samples.
+
+    The worst case of systematic samples, made up for them: all samples of a row meet the same
+    input.
+    """
+    rows, inputs, samples = 4096, 4096, 1024
+    weight = torch.ones(1, inputs, device=device).expand(rows, inputs)
+    wave = torch.cos(torch.arange(inputs, device=device) * (2 * torch.pi * samples / inputs))
+
+    def spread(method: str) -> Callable[[int], float]:
+        def variance(seed: int) -> float:
+            sums = sample_counts(weight, samples, method, seed=seed).float() @ wave  # [rows]
+            return float((sums / samples).var())
+
+        return variance
+
+    return Spread(
+        f"the variance of a neuron whose inputs repeat every {inputs // samples} weights, as far "
+        f"apart as its {samples} samples",
+        {method: spread(method) for method in ("jittered", "iid", "systematic")},
     )
 
 
@@ -54,9 +80,9 @@ def partition(device: torch.device, *, compiled: bool) -> Race:
             "DropoutPartition": race(DropoutPartition(3)),
             "DropoutPartition(per_sample)": race(DropoutPartition(3, per_sample=True)),
             "F.dropout": race(lambda t: F.dropout(t, 1 / 3)),
-            "copy": x.clone,
+            COPY: x.clone,
         },
-        {"F.dropout": 20.0} if compiled else {},
+        floors=(COPY,),
     )
 
 
@@ -69,15 +95,17 @@ def hashed(device: torch.device) -> Race:
         {
             "HashedPartition": lambda: ours(x),
             "F.dropout": lambda: dropout(x),
-            "copy": x.clone,
+            COPY: x.clone,
         },
         {"F.dropout": 20.0},
+        (COPY,),
     )
 
 
 BENCHMARKS = {
     "sampling-jittered": lambda device: counts(device, "jittered"),
     "sampling-systematic": lambda device: counts(device, "systematic"),
+    "sampling-aliasing": aliasing,
     "partition-eager": lambda device: partition(device, compiled=False),
     "partition-compiled": lambda device: partition(device, compiled=True),
     "partition-hashed": hashed,

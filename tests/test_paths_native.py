@@ -1,6 +1,8 @@
 """The loops in C compute what matrices in float64 do, whatever the shape, and refuse the rest."""
 
 import copy
+import os
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from mcnn import native as compiler
+from mcnn.density import native as loops_of_counts
+from mcnn.partition import native as loops_of_parts
 from mcnn.paths import PathLinear, PathMLP, native, sample_paths
 from mcnn.paths.blocks import block_product, find_blocks
 from mcnn.paths.cost import Work
@@ -23,7 +27,8 @@ from mcnn.paths.product import (
     torch_sum,
 )
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="needs a C compiler")
+COMPILER = shutil.which(os.environ.get("CC") or "cc")
+pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
 BATCHES = st.sampled_from([16, 17, 31, 32, 48, 63, 64, 65, 128, 130, 200])
 
 
@@ -185,6 +190,13 @@ def test_a_network_trains_to_the_same_with_and_without_loops(monkeypatch):
     assert backend("cpu") == "torch"
     for a, b in zip(with_loops, train(other), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiler_compiles_all_loops():
+    assert native.available()
+    assert loops_of_counts.available()
+    assert loops_of_parts.available()
+    assert backend("cpu") == "c"
 
 
 def test_without_a_compiler_there_is_none(monkeypatch):

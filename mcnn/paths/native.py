@@ -41,8 +41,10 @@ typedef int32_t lanes __attribute__((vector_size(64)));
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __AVX512F__
 enum { WIDE = 8, HALF = 4 };  /* vectors in a tile: two tiles and a few more stay in registers */
+#define LOADED(v) __asm__("" : "+v"(v))  /* once, instead of by each of those that use it */
 #else
 enum { WIDE = 2, HALF = 1 };
+#define LOADED(v)
 #endif
 #ifdef __clang__
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -69,14 +71,17 @@ INLINE vector totals(vector *d) {
            SHUFFLE(d[0], d[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
 }
 
-INLINE void add(vector *dot, const int64_t *number, int more, float *dw, int n) {
+/* Add the first n sums to those of the edges with these numbers, or if there are none yet, set. */
+INLINE void add(vector *dot, const int64_t *number, int n, int more, float *dw) {
     const vector t = totals(dot);
     for (int k = 0; k < n; k++) dw[number[k]] = more ? dw[number[k]] + t[k] : t[k];
 }
 
 /* A layer as one side sees it: units that own a sum, and those at the other ends of their edges.
-   Either starts and index list the edges of each unit, and order their numbers where these are not
-   in that order; or units come in blocks: `here` own units, which all join the same `there`. */
+   LISTED: starts and index list the edges of each unit, in the order of their numbers. ORDERED: in
+   another order, which lists the numbers. BLOCKS: `here` own units all join the same `there`. */
+enum kind { LISTED, ORDERED, BLOCKS };
+
 typedef struct {
     const int32_t *starts, *index, *order;
     const int64_t *units, *others;
@@ -86,15 +91,11 @@ typedef struct {
 /* The edges of the unit that comes q-th. */
 typedef struct { int64_t unit, n, first; const int32_t *index; const int64_t *others; } edges;
 
-INLINE edges edges_of(const layer *l, int64_t q) {
-    if (!l->starts)
+INLINE edges edges_of(const layer *l, int kind, int64_t q) {
+    if (kind == BLOCKS)
         return (edges){l->units[q], l->there, 0, 0, l->others + q / l->here * l->there};
     const int64_t first = l->starts[q];
     return (edges){q, l->starts[q + 1] - first, first, l->index + first, 0};
-}
-
-INLINE int64_t other(const layer *l, const edges *s, int64_t m) {
-    return l->starts ? s->index[m] : s->others[m];
 }
 
 /* Where memory is far, numbers are asked for some time before they are read or written. */
@@ -106,15 +107,9 @@ INLINE void ask_to_write(float *p, int64_t n) {
     for (int64_t t = 0; t < n; t += LANES) __builtin_prefetch(p + t, 1);
 }
 
-/* For an edge some places on, the row at its other end. */
-INLINE void ask_along_edges(const layer *l, int64_t e, int64_t last, const float *x, int64_t batch,
-                            int64_t tile) {
-    if (l->starts && e + AHEAD < l->starts[last]) ask(x + l->index[e + AHEAD] * batch, tile);
-}
-
 /* For the next block, the unit at the same place in it, and a share of those at other ends. */
 #define ASK_NEXT_BLOCK(OWN, OTHER)                                                  \
-    if (far && !l.starts && q + l.here < last) {                                    \
+    if (far && kind == BLOCKS && q + l.here < last) {                                   \
         const int64_t unit = l.units[q + l.here];                                   \
         OWN;                                                                        \
         for (int64_t t = q % l.here; t < l.there; t += l.here) {                    \
@@ -124,19 +119,21 @@ INLINE void ask_along_edges(const layer *l, int64_t e, int64_t last, const float
     }
 
 /* y[i] = sum of w[e] x[j] over edges e from j to i, for a tile of the batch; bias may be null. */
-INLINE void sum_tile(layer l, const float *restrict x, const float *restrict w,
+INLINE void sum_tile(const int kind, layer l, const float *restrict x, const float *restrict w,
                      const float *restrict bias, int relu, int64_t first, int64_t last,
                      int64_t batch, int vectors, int far, float *restrict y) {
-    const int64_t tile = vectors * LANES;
+    const int64_t tile = vectors * LANES, end = kind == BLOCKS ? 0 : l.starts[last];
     for (int64_t q = first; q < last; q++) {
-        const edges s = edges_of(&l, q);
-        const float *weight = w + (l.starts ? s.first : s.unit * s.n);
+        const edges s = edges_of(&l, kind, q);
+        const float *weight = w + (kind == BLOCKS ? s.unit * s.n : s.first);
         vector sum[WIDE] = {0};
         ASK_NEXT_BLOCK((ask(w + unit * s.n, s.n), ask_to_write(y + unit * batch, tile)),
                        ask(x + i * batch, tile))
         for (int64_t m = 0; m < s.n; m++) {
-            const vector *row = (const vector *)(x + other(&l, &s, m) * batch);
-            if (far) ask_along_edges(&l, s.first + m, last, x, batch, tile);
+            const int64_t j = kind == BLOCKS ? s.others[m] : s.index[m];
+            const int64_t ahead = s.first + m + AHEAD;
+            const vector *row = (const vector *)(x + j * batch);
+            if (far && ahead < end) ask(x + l.index[ahead] * batch, tile);
             for (int v = 0; v < vectors; v++) sum[v] += weight[m] * row[v];
         }
         for (int v = 0; v < vectors; v++) {
@@ -148,18 +145,18 @@ INLINE void sum_tile(layer l, const float *restrict x, const float *restrict w,
 }
 
 /* ds[j] = sum of w[e] g[i] and dw[e] = <a[j], g[i]> over edges e between j and i. */
-INLINE void grad_tile(layer l, const float *restrict a, const float *restrict g,
+INLINE void grad_tile(const int kind, layer l, const float *restrict a, const float *restrict g,
                       const float *restrict w, int64_t first, int64_t last, int64_t batch,
                       int vectors, int skip, int more, int far, float *restrict ds,
                       float *restrict dw) {
-    const int64_t tile = vectors * LANES;
-    const int scattered = l.order && l.starts[last] - l.starts[first] > SCATTERED;
+    const int64_t tile = vectors * LANES, end = kind == BLOCKS ? 0 : l.starts[last];
+    const int scattered = kind == ORDERED && end - l.starts[first] > SCATTERED;
     vector dot[LANES] = {0};
     int64_t number[LANES];  /* of the edges whose products wait to be summed */
     int n = 0;
     for (int64_t q = first; q < last; q++) {
-        const edges s = edges_of(&l, q);
-        const int64_t place = l.starts ? 0 : q % l.here;
+        const edges s = edges_of(&l, kind, q);
+        const int64_t own_place = kind == BLOCKS ? q % l.here : 0;
         vector own[WIDE], sum[WIDE] = {0};
         ASK_NEXT_BLOCK((ask(a + unit * batch, tile), ask_to_write(ds + unit * batch, tile)),
                        (ask(g + i * batch, tile), ask(w + i * l.here, l.here),
@@ -167,27 +164,28 @@ INLINE void grad_tile(layer l, const float *restrict a, const float *restrict g,
         memcpy(own, a + s.unit * batch, 64 * vectors);
         for (int t = 0; t < skip; t++) own[0][t] = 0;  /* columns of the tile before */
         for (int64_t m = 0; m < s.n; m++) {
-            const int64_t i = other(&l, &s, m);
-            const int64_t e = !l.starts ? i * l.here + place
-                              : l.order ? l.order[s.first + m] : s.first + m;
+            const int64_t i = kind == BLOCKS ? s.others[m] : s.index[m], place = s.first + m;
+            const int64_t e = kind == BLOCKS ? i * l.here + own_place
+                              : kind == ORDERED ? l.order[place] : place;
             const vector *row = (const vector *)(g + i * batch);
-            if (far) ask_along_edges(&l, s.first + m, last, g, batch, tile);
-            if (scattered && s.first + m + AHEAD < l.starts[last]) {
-                const int32_t o = l.order[s.first + m + AHEAD];
+            if (far && place + AHEAD < end) ask(g + l.index[place + AHEAD] * batch, tile);
+            if (scattered && place + AHEAD < end) {
+                const int32_t o = l.order[place + AHEAD];
                 ask(w + o, 1), ask_to_write(dw + o, 1);
             }
             vector d = {0};
             for (int v = 0; v < vectors; v++) {
-                const vector r = row[v];
-                if (ds) sum[v] += w[e] * r;
+                vector r = row[v];
+                LOADED(r);
+                if (kind != LISTED) sum[v] += w[e] * r;
                 d += own[v] * r;
             }
             dot[n] = d, number[n++] = e;
-            if (n == LANES) add(dot, number, more, dw, n), n = 0;
+            if (n == LANES) add(dot, number, LANES, more, dw), n = 0;
         }
-        if (ds) memcpy(ds + s.unit * batch, sum, 64 * vectors);
+        if (kind != LISTED) memcpy(ds + s.unit * batch, sum, 64 * vectors);
     }
-    add(dot, number, more, dw, n);
+    add(dot, number, n, more, dw);
 }
 
 /* Tiles of the batch; the last one overlaps where the batch is no multiple of a vector. */
@@ -203,17 +201,29 @@ int path_sum(const layer *l, const float *x, const float *w, const float *bias, 
              int64_t first, int64_t last, int64_t inputs, int64_t batch, float *y) {
     const int far = inputs * batch > (l->starts ? FAR : FAR / 4);
 #define TILE(vectors, skip) \
-    sum_tile(*l, x + c, w, bias, relu, first, last, batch, vectors, far, y + c);
+    sum_tile(KIND, *l, x + c, w, bias, relu, first, last, batch, vectors, far, y + c);
+#define KIND BLOCKS
+    if (!l->starts) { TILES(TILE) }
+#undef KIND
+#define KIND LISTED
     TILES(TILE)
+#undef KIND
 #undef TILE
 }
 
+/* The gradients with respect to the rows a, and to the weights; of listed edges to these alone. */
 int path_grads(const layer *l, const float *a, const float *g, const float *w, int64_t first,
                int64_t last, int64_t inputs, int64_t batch, float *ds, float *dw) {
     const int far = inputs * batch > (l->starts ? FAR : FAR / 4);
-#define TILE(vectors, skip)                                                                  \
-    grad_tile(*l, a + c, g + c, w, first, last, batch, vectors, skip, c > 0, far, ds ? ds + c : 0, \
-              dw);
+#define TILE(vectors, skip)                                                                        \
+    grad_tile(KIND, *l, a + c, g + c, w, first, last, batch, vectors, skip, c > 0, far, ds + c, dw);
+#define KIND BLOCKS
+    if (!l->starts) { TILES(TILE) }
+#undef KIND
+#define KIND ORDERED
+    if (l->order) { TILES(TILE) }
+#undef KIND
+#define KIND LISTED
     TILES(TILE)
 }
 

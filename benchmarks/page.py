@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from benchmarks.measure import break_even, exponent, middle, ratio
 from mcnn import figures, records
@@ -66,7 +67,7 @@ def race_rows(result: dict[str, Any]) -> list[list[str]]:
         goal = result["goals"].get(peer)
         met = "" if goal is None else "✔" if factor[0] >= goal else "✘"
         slower = "slower" if factor[2] < 1 else ""
-        if peer in result["floors"]:
+        if peer in result.get("floors", ()):
             slower = f"floor: {factor[0]:.0%} of that speed"
         shown = [ours, _time(times[ours]), peer, _time(times[peer])]
         rows.append([*shown, _times(factor), "" if goal is None else f"{goal:g}", met or slower])
@@ -192,6 +193,14 @@ def _draw(result: dict[str, Any]) -> bytes:
         (line,) = ax.plot(x, [middle(t)[0] * 1e3 for t in times], label=arm)
         low, high = [min(t) * 1e3 for t in times], [max(t) * 1e3 for t in times]
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
+        if arm in result["even"]:
+            even = break_even(x, [p["seconds"][next(iter(arms))] for p in kept], times)
+            if even is not None:
+                logs = np.log(x), np.log([middle(t)[0] * 1e3 for t in times])
+                height = np.exp(np.interp(np.log(even), *logs))
+                style = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none"}
+                label = f"break-even with {arm}: {even:.2f}"
+                ax.plot([even], [height], color=line.get_color(), label=label, **style)
     ax.set(xscale="log", yscale="log", xlabel=result["variable"], ylabel="milliseconds")
     ax.legend()
     file = io.BytesIO()

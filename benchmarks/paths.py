@@ -185,7 +185,8 @@ def step(device: torch.device) -> Race:
 
 
 BENCHMARKS = {
-    "paths-1024": lambda device: gathered(device, 1024, 32, 256, 15.0),
+    "paths-1024": lambda device: one(device, 1024, 32, 256, 15.0),
+    "paths-1024-gathered": lambda device: gathered(device, 1024, 32, 256, 15.0),
     "paths-4096": lambda device: one(device, 4096, 16, 64, 100.0),
     "paths-4096-32": lambda device: one(device, 4096, 32, 64, 93.0),
     "paths-density": density,

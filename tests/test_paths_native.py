@@ -15,17 +15,11 @@ from torch.nn import functional as F
 from mcnn import native as compiler
 from mcnn.density import native as loops_of_counts
 from mcnn.partition import native as loops_of_parts
-from mcnn.paths import PathLinear, PathMLP, native, sample_paths
+from mcnn.paths import PathLinear, PathMLP, backend, native, sample_paths
 from mcnn.paths.blocks import block_product, find_blocks
 from mcnn.paths.cost import Work
-from mcnn.paths.product import (
-    backend,
-    dense_matrix,
-    edges_of_paths,
-    product,
-    torch_dot,
-    torch_sum,
-)
+from mcnn.paths.product import dense_matrix, edges_of_paths, product
+from mcnn.paths.sums import torch_dot, torch_sum
 
 COMPILER = shutil.which(os.environ.get("CC") or "cc")
 pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C compiler")

@@ -9,7 +9,8 @@ Sample :math:`n` of them and keep the edges they take:
 - what is stored and multiplied is bounded by the number of paths times the number of layers.
 
 Nothing of the network is ever dense: neither its graph while it is made (:func:`sample_paths`), nor
-its training (:class:`PathMLP`, :class:`PathLinear`, :class:`PathConv2d`, :class:`PathCNN`).
+its training (:class:`PathMLP`, :class:`PathLinear`, :class:`PathConv2d`, :class:`PathCNN`), whose
+sums go through what is fastest on the device (:func:`backend`).
 :class:`Graph` counts what a set of paths makes of a network, :func:`sobol_network` says it without
 sampling, and :func:`grow` and :func:`regrow` change networks by whole paths.
 :func:`compress` goes the other way: it samples paths through a network that has been trained.
@@ -28,6 +29,7 @@ from mcnn.paths.layers import PathLinear
 from mcnn.paths.nets import PathMLP
 from mcnn.paths.product import Edges
 from mcnn.paths.sobol import SobolNetwork, sobol_dimensions, sobol_network
+from mcnn.paths.sums import backend
 
 __all__ = [
     "METHODS",
@@ -42,6 +44,7 @@ __all__ = [
     "PathResidual",
     "SobolNetwork",
     "TwoFour",
+    "backend",
     "compress",
     "export_onnx",
     "grow",

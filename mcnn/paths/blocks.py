@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mcnn.paths import native
-from mcnn.paths.product import Edges, check_shapes, finished, unfinished
+from mcnn.paths.product import Edges, check_shapes
+from mcnn.paths.sums import finished, unfinished
 
 BLOCKS_FROM = 16  # units of a block from which small matrices beat single edges on a CPU
 
@@ -137,7 +138,7 @@ class _Product(torch.autograd.Function):
         return dx, dw, dbias, *[None] * 5
 
 
-# Operators as in mcnn.paths.product, for the same reasons.
+# Operators as in mcnn.paths.sums.
 _BLOCKS = "Tensor inputs, Tensor input_places, Tensor outputs, Tensor output_places"
 torch.library.define(
     "mcnn::path_blocks",

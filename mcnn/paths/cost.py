@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# Of mcnn.paths.product and mcnn.paths.blocks: the sums that an edge takes part in, and whether rows
+# Of mcnn.paths.sums and mcnn.paths.blocks: the sums that an edge takes part in, and whether rows
 # of the batch are read once for each edge (or for each block, which is once).
 _SUMS = {
     "path_sum": (1, True),

@@ -14,7 +14,7 @@ memory:
 - :func:`block_rows`: where the layer falls into complete blocks (:mod:`mcnn.paths.blocks`), a
   program multiplies a block of weights by the rows of its inputs, gathered on the fly.
 
-For CUDA tensors :func:`mcnn.paths.product.product` takes the first two.
+For CUDA tensors the operators of :mod:`mcnn.paths.sums` take the first two.
 With ``TRITON_INTERPRET=1`` set before Python starts they also run, slowly, on the CPU: so they are
 tested.
 

@@ -10,8 +10,8 @@ from mcnn.paths.product import (
     dense_matrix,
     dense_product,
     product,
-    silence_sparse_warning,
 )
+from mcnn.paths.sums import silence_sparse_warning
 
 KERNELS = ("auto", "gather", "blocks", "dense")
 

@@ -1,0 +1,220 @@
+"""The loops over edges, in C: compiled and called by :mod:`mcnn.paths.native`."""
+
+SOURCE = r"""
+#include <stdint.h>
+#include <string.h>
+
+enum { LANES = 16, AHEAD = 32 };
+enum { FAR = 1 << 18, SCATTERED = 1 << 15 };  /* numbers that the nearer caches do not hold */
+typedef float vector __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t lanes __attribute__((vector_size(64)));
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __AVX512F__
+enum { WIDE = 8, HALF = 4 };  /* vectors in a tile: two tiles and a few more stay in registers */
+#define LOADED(v) __asm__("" : "+v"(v))  /* once, instead of by each of those that use it */
+#else
+enum { WIDE = 2, HALF = 1 };
+#define LOADED(v)
+#endif
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (lanes){__VA_ARGS__})
+#endif
+
+/* Zero in the lanes that are marked; what is not a number stays so. */
+INLINE vector unless(lanes marked, vector v) { return (vector)((lanes)v & ~marked); }
+
+/* The sums of sixteen vectors: add pairs half by half until each lane holds one vector's sum. */
+INLINE vector totals(vector *d) {
+    for (int i = 0; i < 8; i++)
+        d[i] = SHUFFLE(d[i], d[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+               SHUFFLE(d[i], d[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30,
+                       31);
+    for (int i = 0; i < 4; i++)
+        d[i] = SHUFFLE(d[i], d[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+               SHUFFLE(d[i], d[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    for (int i = 0; i < 2; i++)
+        d[i] = SHUFFLE(d[i], d[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+               SHUFFLE(d[i], d[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    return SHUFFLE(d[0], d[1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+           SHUFFLE(d[0], d[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+}
+
+/* Add the first n sums to those of the edges with these numbers, or if there are none yet, set. */
+INLINE void add(vector *dot, const int64_t *number, int n, int more, float *dw) {
+    const vector t = totals(dot);
+    for (int k = 0; k < n; k++) dw[number[k]] = more ? dw[number[k]] + t[k] : t[k];
+}
+
+/* A layer as one side sees it: units that own a sum, and those at the other ends of their edges.
+   LISTED: starts and index list the edges of each unit, in the order of their numbers. ORDERED: in
+   another order, which lists the numbers. BLOCKS: `here` own units all join the same `there`. */
+enum kind { LISTED, ORDERED, BLOCKS };
+
+typedef struct {
+    const int32_t *starts, *index, *order;
+    const int64_t *units, *others;
+    int64_t here, there;
+} layer;
+
+/* The edges of the unit that comes q-th. */
+typedef struct { int64_t unit, n, first; const int32_t *index; const int64_t *others; } edges;
+
+INLINE edges edges_of(const layer *l, int kind, int64_t q) {
+    if (kind == BLOCKS)
+        return (edges){l->units[q], l->there, 0, 0, l->others + q / l->here * l->there};
+    const int64_t first = l->starts[q];
+    return (edges){q, l->starts[q + 1] - first, first, l->index + first, 0};
+}
+
+/* Where memory is far, numbers are asked for some time before they are read or written. */
+INLINE void ask(const float *p, int64_t n) {
+    for (int64_t t = 0; t < n; t += LANES) __builtin_prefetch(p + t);
+}
+
+INLINE void ask_to_write(float *p, int64_t n) {
+    for (int64_t t = 0; t < n; t += LANES) __builtin_prefetch(p + t, 1);
+}
+
+/* For the next block, the unit at the same place in it, and a share of those at other ends. */
+#define ASK_NEXT_BLOCK(OWN, OTHER)                                                  \
+    if (far && kind == BLOCKS && q + l.here < last) {                                   \
+        const int64_t unit = l.units[q + l.here];                                   \
+        OWN;                                                                        \
+        for (int64_t t = q % l.here; t < l.there; t += l.here) {                    \
+            const int64_t i = l.others[(q / l.here + 1) * l.there + t];             \
+            OTHER;                                                                  \
+        }                                                                           \
+    }
+
+/* y[i] = sum of w[e] x[j] over edges e from j to i, for a tile of the batch; bias may be null. */
+INLINE void sum_tile(const int kind, layer l, const float *restrict x, const float *restrict w,
+                     const float *restrict bias, int relu, int64_t first, int64_t last,
+                     int64_t batch, int vectors, int far, float *restrict y) {
+    const int64_t tile = vectors * LANES, end = kind == BLOCKS ? 0 : l.starts[last];
+    for (int64_t q = first; q < last; q++) {
+        const edges s = edges_of(&l, kind, q);
+        const float *weight = w + (kind == BLOCKS ? s.unit * s.n : s.first);
+        vector sum[WIDE] = {0};
+        ASK_NEXT_BLOCK((ask(w + unit * s.n, s.n), ask_to_write(y + unit * batch, tile)),
+                       ask(x + i * batch, tile))
+        for (int64_t m = 0; m < s.n; m++) {
+            const int64_t j = kind == BLOCKS ? s.others[m] : s.index[m];
+            const int64_t ahead = s.first + m + AHEAD;
+            const vector *row = (const vector *)(x + j * batch);
+            if (far && ahead < end) ask(x + l.index[ahead] * batch, tile);
+            for (int v = 0; v < vectors; v++) sum[v] += weight[m] * row[v];
+        }
+        for (int v = 0; v < vectors; v++) {
+            if (bias) sum[v] += bias[s.unit];
+            if (relu) sum[v] = unless(sum[v] < 0, sum[v]);
+        }
+        memcpy(y + s.unit * batch, sum, 64 * vectors);
+    }
+}
+
+/* ds[j] = sum of w[e] g[i] and dw[e] = <a[j], g[i]> over edges e between j and i. */
+INLINE void grad_tile(const int kind, layer l, const float *restrict a, const float *restrict g,
+                      const float *restrict w, int64_t first, int64_t last, int64_t batch,
+                      int vectors, int skip, int more, int far, float *restrict ds,
+                      float *restrict dw) {
+    const int64_t tile = vectors * LANES, end = kind == BLOCKS ? 0 : l.starts[last];
+    const int scattered = kind == ORDERED && end - l.starts[first] > SCATTERED;
+    vector dot[LANES] = {0};
+    int64_t number[LANES];  /* of the edges whose products wait to be summed */
+    int n = 0;
+    for (int64_t q = first; q < last; q++) {
+        const edges s = edges_of(&l, kind, q);
+        const int64_t own_place = kind == BLOCKS ? q % l.here : 0;
+        vector own[WIDE], sum[WIDE] = {0};
+        ASK_NEXT_BLOCK((ask(a + unit * batch, tile), ask_to_write(ds + unit * batch, tile)),
+                       (ask(g + i * batch, tile), ask(w + i * l.here, l.here),
+                        ask_to_write(dw + i * l.here, l.here)))
+        memcpy(own, a + s.unit * batch, 64 * vectors);
+        for (int t = 0; t < skip; t++) own[0][t] = 0;  /* columns of the tile before */
+        for (int64_t m = 0; m < s.n; m++) {
+            const int64_t i = kind == BLOCKS ? s.others[m] : s.index[m], place = s.first + m;
+            const int64_t e = kind == BLOCKS ? i * l.here + own_place
+                              : kind == ORDERED ? l.order[place] : place;
+            const vector *row = (const vector *)(g + i * batch);
+            if (far && place + AHEAD < end) ask(g + l.index[place + AHEAD] * batch, tile);
+            if (scattered && place + AHEAD < end) {
+                const int32_t o = l.order[place + AHEAD];
+                ask(w + o, 1), ask_to_write(dw + o, 1);
+            }
+            vector d = {0};
+            for (int v = 0; v < vectors; v++) {
+                vector r = row[v];
+                LOADED(r);
+                if (kind != LISTED) sum[v] += w[e] * r;
+                d += own[v] * r;
+            }
+            dot[n] = d, number[n++] = e;
+            if (n == LANES) add(dot, number, LANES, more, dw), n = 0;
+        }
+        if (kind != LISTED) memcpy(ds + s.unit * batch, sum, 64 * vectors);
+    }
+    add(dot, number, n, more, dw);
+}
+
+/* Tiles of the batch; the last one overlaps where the batch is no multiple of a vector. */
+#define TILES(TILE)                                                        \
+    int64_t c = 0;                                                         \
+    for (; c + WIDE * LANES <= batch; c += WIDE * LANES) TILE(WIDE, 0)     \
+    for (; c + HALF * LANES <= batch; c += HALF * LANES) TILE(HALF, 0)     \
+    for (; c + LANES <= batch; c += LANES) TILE(1, 0)                      \
+    if (c < batch) { int skip = c + LANES - batch; c -= skip; TILE(1, skip) } \
+    return 0;
+
+int path_sum(const layer *l, const float *x, const float *w, const float *bias, int relu,
+             int64_t first, int64_t last, int64_t inputs, int64_t batch, float *y) {
+    const int far = inputs * batch > (l->starts ? FAR : FAR / 4);
+#define TILE(vectors, skip) \
+    sum_tile(KIND, *l, x + c, w, bias, relu, first, last, batch, vectors, far, y + c);
+#define KIND BLOCKS
+    if (!l->starts) { TILES(TILE) }
+#undef KIND
+#define KIND LISTED
+    TILES(TILE)
+#undef KIND
+#undef TILE
+}
+
+/* The gradients with respect to the rows a, and to the weights; of listed edges to these alone. */
+int path_grads(const layer *l, const float *a, const float *g, const float *w, int64_t first,
+               int64_t last, int64_t inputs, int64_t batch, float *ds, float *dw) {
+    const int far = inputs * batch > (l->starts ? FAR : FAR / 4);
+#define TILE(vectors, skip)                                                                        \
+    grad_tile(KIND, *l, a + c, g + c, w, first, last, batch, vectors, skip, c > 0, far, ds + c, dw);
+#define KIND BLOCKS
+    if (!l->starts) { TILES(TILE) }
+#undef KIND
+#define KIND ORDERED
+    if (l->order) { TILES(TILE) }
+#undef KIND
+#define KIND LISTED
+    TILES(TILE)
+}
+
+/* Back through a rectifier: g where y is positive, and the sums of its rows. */
+int path_rectified(const float *restrict g, const float *restrict y, int64_t first, int64_t last,
+                   int64_t batch, float *restrict passed, float *restrict sums) {
+    for (int64_t i = first; i < last; i++) {
+        vector sum[2] = {0};
+        float rest = 0;
+        int64_t t = i * batch;
+        const int64_t end = t + batch;
+        for (; t + LANES <= end; t += LANES) {
+            const vector p = unless(*(const vector *)(y + t) <= 0, *(const vector *)(g + t));
+            memcpy(passed + t, &p, 64);
+            sum[t / LANES % 2] += p;
+        }
+        for (; t < end; t++) rest += passed[t] = y[t] <= 0 ? 0 : g[t];
+        sum[0] += sum[1];
+        for (int k = 0; k < LANES; k++) rest += sum[0][k];
+        sums[i] = rest;
+    }
+    return 0;
+}
+"""

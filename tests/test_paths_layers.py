@@ -128,6 +128,22 @@ def test_shapes_that_do_not_fit_are_refused():
             block_product(randn(8, 2), randn(count), blocks)
 
 
+@pytest.mark.parametrize("kernel", ["gather", "blocks", "dense"])
+def test_layers_follow_others_in_mixed_precision(kernel):
+    """A layer before them may hand on bfloat16; their own sums are in the type of the weights."""
+    layer = PathLinear(64, 64, 64 * 4, kernel=kernel, bias=False)
+    net, x = nn.Sequential(nn.Linear(64, 64), layer), randn(32, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x)
+    y.square().sum().backward()
+    torch.testing.assert_close(y.float(), net(x), rtol=0.05, atol=0.05)
+    assert layer.weight.grad.dtype == torch.float32
+    if kernel != "dense":
+        assert y.dtype == torch.float32
+        with pytest.raises(TypeError, match="one type"):
+            layer(x.bfloat16())
+
+
 # --- blocks ---------------------------------------------------------------------------------------
 
 

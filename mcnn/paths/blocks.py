@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mcnn.paths import native
-from mcnn.paths.product import Edges, check_shapes
+from mcnn.paths.product import Edges, fitted
 from mcnn.paths.sums import finished, unfinished
 
 BLOCKS_FROM = 16  # units of a block from which small matrices beat single edges on a CPU
@@ -110,14 +110,15 @@ def block_product(
     ------
     ValueError
         If the shapes do not fit the blocks.
+    TypeError
+        As :func:`mcnn.paths.product.product` does.
     """
     inputs, outputs, edges = len(blocks.inputs), len(blocks.outputs), len(weight)
     k_in, k_out = edges // outputs, edges // inputs
     whole = k_in * outputs == k_out * inputs == edges > 0
     if not whole or inputs % k_in or outputs % k_out:
         raise ValueError(f"weight must be [edges], equally many in each block, got {edges}")
-    check_shapes(x, weight, inputs, edges)
-    return _Product.apply(x, weight, bias, relu, *blocks)
+    return _Product.apply(fitted(x, weight, inputs, edges), weight, bias, relu, *blocks)
 
 
 class _Product(torch.autograd.Function):
@@ -163,7 +164,8 @@ def _product(
 ) -> Tensor:
     if native.serves(weight.shape[0], x, weight):
         return native.sum_blocks(x, weight, inputs, outputs, bias, relu)
-    y = torch.bmm(_matrices(weight, inputs, outputs), _rows(x, inputs, weight, outputs))
+    with torch.autocast(x.device.type, enabled=False):  # as where other forms serve
+        y = torch.bmm(_matrices(weight, inputs, outputs), _rows(x, inputs, weight, outputs))
     y = y.flatten(0, 1).index_select(0, output_places)  # [outputs, batch]
     return finished(y, bias, relu)
 

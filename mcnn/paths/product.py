@@ -144,6 +144,9 @@ def product(
     ------
     ValueError
         If the shapes do not fit the edges.
+    TypeError
+        If the types of ``x`` and ``weight`` differ, unless autocast lets them: then the sums are of
+        the type of ``weight``.
 
     Examples
     --------
@@ -152,17 +155,32 @@ def product(
     tensor([[21.],
             [30.]])
     """
-    check_shapes(x, weight, len(edges.starts_by_input) - 1, len(edges.inputs))
+    x = fitted(x, weight, len(edges.starts_by_input) - 1, len(edges.inputs))
     return _Product.apply(x, weight, bias, relu, *edges)
 
 
-def check_shapes(x: Tensor, weight: Tensor, inputs: int, edges: int) -> None:
-    """Raise ValueError unless ``x`` is [inputs, batch] and ``weight`` [edges]."""
+def fitted(x: Tensor, weight: Tensor, inputs: int, edges: int) -> Tensor:
+    """Return ``x``, in the type of ``weight`` where autocast is on.
+
+    Raises
+    ------
+    ValueError
+        Unless ``x`` is [inputs, batch] and ``weight`` [edges].
+    TypeError
+        Unless they are of the same type.
+    """
     if x.dim() != 2 or x.shape[0] != inputs or weight.shape != (edges,):
         raise ValueError(
             f"x must be [{inputs}, batch] and weight [{edges}], got {list(x.shape)} and "
             f"{list(weight.shape)}"
         )
+    if x.dtype != weight.dtype:
+        if not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"x and weight must be of one type, got {x.dtype} and {weight.dtype}: call .to()"
+            )
+        x = x.to(weight.dtype)
+    return x
 
 
 def dense_product(

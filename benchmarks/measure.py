@@ -14,7 +14,7 @@ from scipy import stats
 from torch.utils.benchmark import Timer
 
 Work = Callable[[], object]
-ROUNDS = 7  # the least number of medians whose range is an interval of 95 % for their median
+ROUNDS = 9  # the least number whose interval of 95 % for the median leaves out an extreme each way
 
 
 @dataclass(frozen=True)

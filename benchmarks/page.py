@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ def _time(values: list[float]) -> str:
     return f"{time:.3g} s" if time >= 1 else f"{time * 1e3:.3g} ms"
 
 
+def _met(value: tuple[float, float, float], low: float, high: float = math.inf) -> str:
+    """Say whether a value with its interval reaches a goal."""
+    _, least, most = value
+    if low <= least and most <= high:
+        return "✔"
+    return "✘" if most < low or high < least else "≈"
+
+
 def race_rows(result: dict[str, Any]) -> list[list[str]]:
     """Return a row a peer: ours, peer, times, ratio, goal, and whether it was reached."""
     times = result["seconds"]
@@ -65,7 +74,7 @@ def race_rows(result: dict[str, Any]) -> list[list[str]]:
     for peer in list(times)[1:]:
         factor = ratio(times[ours], times[peer])
         goal = result["goals"].get(peer)
-        met = "" if goal is None else "✔" if factor[0] >= goal else "✘"
+        met = "" if goal is None else _met(factor, goal)
         slower = "slower" if factor[2] < 1 else ""
         if peer in result.get("floors", ()):
             slower = f"floor: {factor[0]:.0%} of that speed"
@@ -100,7 +109,7 @@ def curve_rows(result: dict[str, Any]) -> list[list[str]]:
         slope = exponent(sizes, times)
         goal = result["exponent"] if arm == ours else None
         aim = f"{goal[0]:g} … {goal[1]:g}" if goal else ""
-        met = "" if goal is None else "✔" if goal[0] <= slope[0] <= goal[1] else "✘"
+        met = "" if goal is None else _met(slope, *goal)
         if result["even"]:
             if arm == ours:
                 continue
@@ -202,9 +211,9 @@ def _draw(result: dict[str, Any]) -> bytes:
                 label = f"break-even with {arm}: {even:.2f}"
                 ax.plot([even], [height], color=line.get_color(), label=label, **style)
     ax.set(xscale="log", yscale="log", xlabel=result["variable"], ylabel="milliseconds")
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))  # away from the lines
     file = io.BytesIO()
-    fig.savefig(file, format="png", metadata={"Software": None})
+    fig.savefig(file, format="png", bbox_inches="tight", metadata={"Software": None})
     plt.close(fig)
     return file.getvalue()
 

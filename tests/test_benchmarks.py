@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import measure, page, paths, training
+from benchmarks import measure, page, paths, sampling, training
 from mcnn.errors import DataError, UsageError
 
 
@@ -117,3 +117,30 @@ def test_curves_of_paths_can_be_measured(curve):
     smallest = min(found.sizes)
     for arm in found.arms(smallest).values():
         arm()
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"), [((5, 4.1, 6), "✔"), ((5, 3, 6), "≈"), ((3, 2, 3.9), "✘")]
+)
+def test_a_goal_is_reached_if_the_interval_says_so(interval, verdict):
+    rows = page.race_rows(
+        {"seconds": {"ours": [1.0] * 9, "peer": [5.0] * 9}, "goals": {"peer": 4.0}}
+    )
+    assert rows[0][-1] == "✔"
+    assert page._met(interval, 4) == verdict
+    assert page._met((1, 0.9, 1.04), 0.95, 1.05) == "≈"
+    assert page._met((1.2, 1.1, 1.3), 0.95, 1.05) == "✘"
+
+
+def test_variances_are_set_side_by_side():
+    spread = measure.Spread(
+        "two methods", {"ours": lambda s: 1.0 + s, "peer": lambda s: 3.0 + 3 * s}
+    )
+    result = bench.measured(spread, 1)
+    assert page.spread_rows(result) == [["ours", "5", "peer", "15", "3.00 (3.00 … 3.00)"]]
+    assert "peer 15: 3.00" in page.lines("spread", result)
+
+
+def test_systematic_samples_alias():
+    arms = sampling.aliasing(torch.device("cpu")).arms
+    assert arms["systematic"](0) > 500 * arms["jittered"](0)

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import page, paths, sampling, training
-from benchmarks.measure import ROUNDS, Curve, Race, Spread, seconds
+from benchmarks.measure import ROUNDS, Curve, Race, Spread, keep_memory, seconds
 from mcnn import provenance, records, runner
 from mcnn.errors import McnnError, UsageError
 
@@ -98,6 +98,7 @@ def measure_all(names: list[str], device: torch.device, threads: int) -> None:
     if threads < 1:
         raise UsageError(f"--threads must be at least 1, got {threads}")
     torch.set_num_threads(threads)
+    keep_memory()
     file = record_file(device)
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     _warn_if_busy()

@@ -4,7 +4,9 @@ A *race* has arms: ours and its named peers.
 A *curve* is a race at several sizes, for exponents and for the size at which the arms meet.
 """
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -114,6 +116,20 @@ def seconds(
         for name, timer in timers.items():
             found[name].append(timer.timeit(repeats[name]).mean)
     return found
+
+
+def keep_memory() -> None:
+    """Let the C library keep what is freed, up to 32 MiB a piece, where it is glibc.
+
+    Else it returns the end of its heap to the system and is given fresh pages at the next call, or
+    not, as it happened to be used before; an arm may then take several times as long as in the
+    next process.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    with suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(mmap_threshold, 32 << 20)
 
 
 def middle(values: Sequence[float]) -> tuple[float, float, float]:

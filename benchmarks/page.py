@@ -193,7 +193,7 @@ def _picture(stem: str, name: str) -> Path:
 
 def _draw(result: dict[str, Any]) -> bytes:
     figures.use_style()
-    fig, ax = plt.subplots()
+    fig, ax = plt.subplots(layout="constrained")
     arms = dict.fromkeys(arm for p in result["points"] for arm in p["seconds"])
     for arm in arms:
         kept = [p for p in result["points"] if arm in p["seconds"]]
@@ -211,9 +211,11 @@ def _draw(result: dict[str, Any]) -> bytes:
                 label = f"break-even with {arm}: {even:.2f}"
                 ax.plot([even], [height], color=line.get_color(), label=label, **style)
     ax.set(xscale="log", yscale="log", xlabel=result["variable"], ylabel="milliseconds")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))  # away from the lines
+    width, height = fig.get_size_inches()
+    fig.set_size_inches(width, height + 0.25 * len(ax.get_legend_handles_labels()[0]))
+    fig.legend(loc="outside lower center")  # away from the lines
     file = io.BytesIO()
-    fig.savefig(file, format="png", bbox_inches="tight", metadata={"Software": None})
+    fig.savefig(file, format="png", metadata={"Software": None})
     plt.close(fig)
     return file.getvalue()
 

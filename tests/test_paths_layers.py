@@ -121,6 +121,10 @@ def test_shapes_that_do_not_fit_are_refused():
         for x, w in ((randn(9, 2), randn(32)), (randn(8), randn(32))):
             with pytest.raises(ValueError, match=r"x must be \[8, batch\]"):
                 multiply(x, w, layer)
+        with pytest.raises(ValueError, match=r"bias must be \[16\]"):
+            multiply(randn(8, 2), randn(32), layer, randn(15))
+        with pytest.raises(TypeError, match="bias and weight"):
+            multiply(randn(8, 2), randn(32), layer, randn(16).double())
     with pytest.raises(ValueError, match=r"weight \[32\]"):
         product(randn(8, 2), randn(48), edges)
     for count in (0, 31, 48):

@@ -118,7 +118,8 @@ def block_product(
     whole = k_in * outputs == k_out * inputs == edges > 0
     if not whole or inputs % k_in or outputs % k_out:
         raise ValueError(f"weight must be [edges], equally many in each block, got {edges}")
-    return _Product.apply(fitted(x, weight, inputs, edges), weight, bias, relu, *blocks)
+    x = fitted(x, weight, bias, inputs, outputs, edges)
+    return _Product.apply(x, weight, bias, relu, *blocks)
 
 
 class _Product(torch.autograd.Function):

@@ -155,17 +155,20 @@ def product(
     tensor([[21.],
             [30.]])
     """
-    x = fitted(x, weight, len(edges.starts_by_input) - 1, len(edges.inputs))
+    shape = len(edges.starts_by_input) - 1, len(edges.starts) - 1, len(edges.inputs)
+    x = fitted(x, weight, bias, *shape)
     return _Product.apply(x, weight, bias, relu, *edges)
 
 
-def fitted(x: Tensor, weight: Tensor, inputs: int, edges: int) -> Tensor:
+def fitted(
+    x: Tensor, weight: Tensor, bias: Tensor | None, inputs: int, outputs: int, edges: int
+) -> Tensor:
     """Return ``x``, in the type of ``weight`` where autocast is on.
 
     Raises
     ------
     ValueError
-        Unless ``x`` is [inputs, batch] and ``weight`` [edges].
+        Unless ``x`` is [inputs, batch], ``weight`` [edges] and ``bias``, if any, [outputs].
     TypeError
         Unless they are of the same type.
     """
@@ -173,6 +176,12 @@ def fitted(x: Tensor, weight: Tensor, inputs: int, edges: int) -> Tensor:
         raise ValueError(
             f"x must be [{inputs}, batch] and weight [{edges}], got {list(x.shape)} and "
             f"{list(weight.shape)}"
+        )
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"bias must be [{outputs}], got {list(bias.shape)}")
+    if bias is not None and bias.dtype != weight.dtype:
+        raise TypeError(
+            f"bias and weight must be of one type, got {bias.dtype} and {weight.dtype}: call .to()"
         )
     if x.dtype != weight.dtype:
         if not torch.is_autocast_enabled(x.device.type):

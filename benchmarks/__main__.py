@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from benchmarks import page, paths, sampling, training
 from benchmarks.measure import ROUNDS, Curve, Race, Spread, keep_memory, seconds
-from mcnn import provenance, records, runner
 from mcnn.errors import McnnError, UsageError
+from mcnn.ledger import provenance, records, runner
 
 BENCHMARKS = {**sampling.BENCHMARKS, **training.BENCHMARKS, **paths.BENCHMARKS}
 
@@ -107,7 +107,7 @@ def measure_all(names: list[str], device: torch.device, threads: int) -> None:
         start = time.perf_counter()
         result = measured(BENCHMARKS[name](device), threads)
         torch._dynamo.reset()  # what one benchmark compiled is not to slow down the next
-        made = provenance.describe("benchmarks." + _module(name), device)
+        made = provenance.describe(("benchmarks." + _module(name),), device)
         found[name] = result | {
             "made": made | {"threads": threads, "wall": time.perf_counter() - start}
         }

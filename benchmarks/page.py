@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.measure import break_even, exponent, middle, ratio
-from mcnn import figures, records
+from mcnn import figures
 from mcnn.errors import DataError, UsageError
+from mcnn.ledger import records
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"

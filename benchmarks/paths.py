@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.measure import Curve, Race, Work
-from mcnn import nets
 from mcnn.paths import PathLinear, PathMLP
+from mcnn.training import nets
 
 DENSE = "nn.Linear"
 ONEDNN = "oneDNN linear"

@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from benchmarks.measure import Race
-from mcnn import nets, replicas, train
+from mcnn import training
 from mcnn.data import Data, Split
+from mcnn.training import ensemble, nets
 
 IMAGES, BATCH = 8192, 128
 
@@ -97,13 +98,13 @@ def together(device: torch.device, net: str) -> Race:
 
     def alone() -> None:
         for seed, model in enumerate(models):
-            train.fit(model, data, seed=seed, **options)
+            training.fit(model, data, seed=seed, **options)
 
     peer = "one after the other"
     return Race(
         f"training {count} networks {net} on {len(images)} images of 28×28, batch {BATCH}",
         {
-            "side by side": lambda: replicas.fit(models, data, seeds=range(count), **options),
+            "side by side": lambda: ensemble.fit(models, data, seeds=range(count), **options),
             peer: alone,
         },
         {peer: 30.0} if on_gpu else {},

@@ -2,7 +2,7 @@
 
 import sys
 
-from mcnn.cli import main
+from mcnn.ledger.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,7 +7,7 @@ import fake_experiments
 import pytest
 import torch
 
-from mcnn import cli, experiments
+from mcnn.ledger import cli, registry
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def fake(monkeypatch):
     """Register the experiment for one test."""
     for name in ("FAKE_FAULT", "FAKE_LOG", "MCNN_RESULTS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setitem(experiments.all_experiments(), fake_experiments.NAME, fake_experiments.FAKE)
+    monkeypatch.setitem(registry.all_experiments(), fake_experiments.NAME, fake_experiments.FAKE)
     return fake_experiments.FAKE
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mcnn import experiments, provenance, records
-from mcnn.experiments.base import Experiment, Trial
+from mcnn.ledger import provenance, records, registry
+from mcnn.ledger.experiment import Experiment, Trial
 
 NAME = "fake-sum"
 DEVICE = torch.device("cpu")
@@ -112,7 +112,7 @@ FAKE = Experiment(
 def line(seed, *, profile="fast", code=None, size=3, **changes):
     """A sealed record of today's code, or of another."""
     trial = FakeTrial(seed=seed, size=size)
-    made = provenance.describe(__name__, DEVICE) | {"seconds": 0.1}
+    made = provenance.describe(FAKE.roots, DEVICE) | {"seconds": 0.1}
     metrics = run(trial, DEVICE)
     return records.seal(
         {
@@ -128,4 +128,4 @@ def line(seed, *, profile="fast", code=None, size=3, **changes):
 
 
 if multiprocessing.parent_process():  # a worker, into which only a trial's class was sent
-    experiments.all_experiments()[NAME] = FAKE
+    registry.all_experiments()[NAME] = FAKE

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from fake_experiments import NAME, line
 
-from mcnn import claims, cli, experiments, project, records
-from mcnn.claims import Claim
 from mcnn.errors import UsageError
+from mcnn.ledger import claims, cli, project, records, registry
+from mcnn.ledger.claims import Claim
 from mcnn.stats import interval
 
 # The claims of the talk; other readings of one may stand apart, as ILSVRC12 for want of images.
@@ -58,7 +58,7 @@ def test_every_claim_of_the_talk_is_there():
 
 
 def test_claims_that_can_be_judged_have_what_judges_them():
-    known = experiments.all_experiments()
+    known = registry.all_experiments()
     for name, one in claims.load().items():
         if one.tests and one.experiment in known:
             experiment = known[one.experiment]

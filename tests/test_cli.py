@@ -8,8 +8,9 @@ import sys
 import pytest
 from fake_experiments import NAME
 
-from mcnn import cli, data, experiments, runner
+from mcnn import data
 from mcnn.data import Status
+from mcnn.ledger import cli, registry, runner
 
 COMMANDS = ("list", "run", "verify", "merge", "data")
 
@@ -42,7 +43,7 @@ def test_as_a_module_it_survives_a_reader_that_leaves():
 
 
 def test_help_does_not_wait_for_pytorch():
-    code = "import sys, mcnn.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, mcnn.ledger.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -165,7 +166,7 @@ def test_list_is_a_line_an_experiment(tmp_path, fake, capsys):
     capsys.readouterr()
     assert cli.main(["list", "--results", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [x.split()[0] for x in lines] == list(experiments.all_experiments())
+    assert [x.split()[0] for x in lines] == list(registry.all_experiments())
     (mine,) = (x for x in lines if x.startswith(NAME))
     assert mine.split(maxsplit=5)[1:] == ["6", "of", "6", "recorded", "sums of a few numbers"]
     assert len({x.index(" of ") for x in lines}) == 1, "aligned"

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.library import opcheck
 
-from mcnn import density, nets
+from mcnn import density
 from mcnn.density import counts as plain
 from mcnn.density import native
 from mcnn.density.counts import cumulated
+from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 METHODS = list(density.METHODS)

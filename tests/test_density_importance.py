@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from mcnn import density, nets
+from mcnn import density
 from mcnn.density import folding, importance
+from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 

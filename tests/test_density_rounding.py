@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mcnn import density, nets
-from mcnn.density import rounding
+from mcnn import density
+from mcnn.baselines import rounding
 from mcnn.experiments.density import peers
+from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
@@ -183,11 +184,11 @@ def test_costs_are_added_up_over_layers():
 
 
 def test_what_comes_before_is_computed_once_and_nothing_else_changes():
-    from mcnn import data, train
+    from mcnn import data, training
 
     digits = data.load("digits")
     model = nets.build("lenet5", seed=0, shape=(1, 8, 8)).eval()
     changed, _ = density.quantize(model, fraction=0.5, layers="9", seed=0)
     for start in (0, 3, 9):
         accuracy = peers.accuracy_from(model, start, digits.test)
-        assert accuracy(changed) == train.evaluate(changed, digits.test).accuracy
+        assert accuracy(changed) == training.evaluate(changed, digits.test).accuracy

@@ -13,10 +13,13 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from mcnn import cli, data, density, experiments, linear, nets, records
+from mcnn import data, density, linear
 from mcnn.experiments.linear import cost, fc
-from mcnn.linear import PeakBytes, SampledLinear
+from mcnn.ledger import cli, records, registry
+from mcnn.linear import SampledLinear
 from mcnn.linear.wiring import METHODS, signs, wire
+from mcnn.profiling import PeakBytes
+from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -391,7 +394,7 @@ def test_slopes_are_those_of_the_curves():
         for kind, ns in widths.items()
     }
     one, other = (SimpleNamespace(config=replace(trial, batch=b), metrics=metrics) for b in (64, 1))
-    found = experiments.get("linear-cost").measures["linear-cost"]([one, other, one])
+    found = registry.get("linear-cost").measures["linear-cost"]([one, other, one])
     for kind in widths:
         assert found[f"operations, {kind}"] == pytest.approx([2, 2])
         assert found[f"bytes, {kind}"] == pytest.approx([1, 1])
@@ -404,7 +407,7 @@ def test_slopes_are_those_of_the_curves():
 
 def test_cost_of_layers_is_counted_from_what_is_there():
     trial = cost.CostTrial(batch=4, fan_in=8, powers=(5, 6), dense_powers=(5, 6), rounds=1)
-    found = experiments.get("linear-cost").run(trial, torch.device("cpu"))
+    found = registry.get("linear-cost").run(trial, torch.device("cpu"))
     for kind in cost.SAMPLED:
         assert found[kind]["operations"] == [2 * 8 * n * 4 for n in (32, 64)]
         assert found[kind]["bytes"] == [5 * 8 * n + 4 * (3 * n + 1) for n in (32, 64)]
@@ -428,7 +431,7 @@ def test_a_network_is_cut_before_its_fully_connected_layers(name):
 def test_with_all_samples_that_fit_a_network_is_as_accurate_as_it_was(monkeypatch):
     monkeypatch.setattr(fc.density, "quantize", lambda head, **_: (head, FULL))
     trial = fc.FcTrial(dataset="digits", net="lenet5", epochs=1, mixed=True, methods=("iid",))
-    found = experiments.get("linear-fc").run(trial, torch.device("cpu"))
+    found = registry.get("linear-fc").run(trial, torch.device("cpu"))
     record = SimpleNamespace(config=trial, metrics=found)
     readings = fc._measure([record], ["top-1", "top-5"])
     assert readings["LeNet, digits, top-5: iid, 10%"] == [1.0]
@@ -450,7 +453,7 @@ def test_readings_are_means_over_samplings_relative_to_the_whole_network():
 
 
 def test_every_net_has_a_title_and_the_claims_find_their_readings():
-    experiment = experiments.get("linear-fc")
+    experiment = registry.get("linear-fc")
     for profile in ("fast", "full"):
         for trial in experiment.trials(profile, range(5)):
             assert (trial.net, trial.dataset) in fc.TITLES
@@ -500,6 +503,6 @@ def test_ilsvrc12_is_one_command(photographs, small_alexnet, tmp_path, capsys):
     assert [r.config.weights for r in found] == ["IMAGENET1K_V1"] * 2
     assert found[0].metrics["dense"] == {"top-1": 1 / 3, "top-5": 1.0}
     assert found[0].provenance["data"]
-    readings = experiments.get("linear-fc").measures["linear-fc-ilsvrc12"](found)
+    readings = registry.get("linear-fc").measures["linear-fc-ilsvrc12"](found)
     assert readings["AlexNet, ILSVRC12, top-5: jittered, 50%"] == [1.0, 1.0]
     assert readings["AlexNet, ILSVRC12, top-1: systematic, 10%"] == [1.0, 1.0]

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from mcnn import nets
 from mcnn.partition import DROPS, MAX_PARTS, SOURCES, DropoutPartition, part_labels, start_epoch
 from mcnn.partition.lfsr import STRIDE, TAPS, lfsr_bits, multiply, states, tick
+from mcnn.training import nets
 
 torch.set_num_threads(1)
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()

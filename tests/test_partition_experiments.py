@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from mcnn import data, nets, train
+from mcnn import data, training
 from mcnn.experiments.partition import calibration, coverage, curve, runs, table, variance
 from mcnn.experiments.partition.replicas import KINDS, Masks, Replicas, mask_seed, train_arms
 from mcnn.partition import DropoutPartition, part_labels
+from mcnn.training import nets
 
 torch.set_num_threads(1)
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -69,7 +70,7 @@ def test_every_replica_trains_as_it_would_alone(digits, device):
         drawn = Masks([arm], [120, 84], SEED, device)
         factors = [drawn.next(b) for b in (100, 100, 100, 30) * 2]
         model = alone("lenet5", arm, digits.shape, factors).to(device)
-        rows = train.fit(model, digits, evaluate_each=True, **options)
+        rows = training.fit(model, digits, evaluate_each=True, **options)
         name = f"{arm[0]} {arm[1]}"
         assert together["on"][name] == pytest.approx([r["train_accuracy"] for r in rows], abs=0.004)
         tested = [r["test_accuracy"] for r in rows]

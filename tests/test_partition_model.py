@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from mcnn import nets
 from mcnn.partition import (
     DropoutPartition,
     cycle_outputs,
@@ -16,6 +15,7 @@ from mcnn.partition import (
     replace_dropout,
     variance_factor,
 )
+from mcnn.training import nets
 
 torch.set_num_threads(1)
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcnn import data, nets
+from mcnn import data
+from mcnn.baselines import Masked, random_mask, weights
+from mcnn.baselines.footprint import LayerShape, footprint, layer_shapes
 from mcnn.experiments.paths import peers_conv, wrn
 from mcnn.paths import Graph, PathLinear, sample_paths
-from mcnn.paths.footprint import LayerShape, footprint, layer_shapes
-from mcnn.paths.peers import Masked, random_mask, weights
+from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 

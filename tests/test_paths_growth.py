@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcnn import data, train
+from mcnn import data, training
 from mcnn.experiments.paths import growth, signs
 from mcnn.experiments.paths.common import BATCH, RECIPE
 from mcnn.paths import Graph, PathMLP, grow, regrow, sample_paths
@@ -99,11 +99,11 @@ def test_what_cannot_be_carried_is_said():
 
 
 def test_the_loop_is_that_of_the_other_experiments():
-    """Without changes, the weights are those of `train.fit`, bit by bit."""
+    """Without changes, the weights are those of `training.fit`, bit by bit."""
     found = data.load("digits")
     nets = [PathMLP((64, 20, 10), 100, "uniform", 1) for _ in range(2)]
     growth.fit(nets[0], found, 2, 5, growth._nothing)
-    train.fit(nets[1], found, epochs=2, batch_size=BATCH, seed=5, **RECIPE)
+    training.fit(nets[1], found, epochs=2, batch_size=BATCH, seed=5, **RECIPE)
     for a, b in zip(*(net.parameters() for net in nets), strict=True):
         assert torch.equal(a, b)
 
@@ -211,7 +211,7 @@ def test_fixed_signs_stay_and_free_ones_need_not():
         trial = signs.SignsTrial(kind=kind, per_pixel=4, widths=(64, 20, 10), seed=2)
         net = signs.make(trial)
         before = [layer.weights().detach().sign() for layer in net.layers]
-        train.fit(net, found, epochs=3, lr=0.1)
+        training.fit(net, found, epochs=3, lr=0.1)
         after = [layer.weights().detach().sign() for layer in net.layers]
         changed = sum(int((a * b < 0).sum()) for a, b in zip(before, after, strict=True))
         assert (changed == 0) == options.get("fixed_signs", False)

@@ -24,8 +24,8 @@ from mcnn.paths import (
     strengths,
     two_four,
 )
-from mcnn.paths.blocks import block_product, find_blocks
-from mcnn.paths.product import dense_product, edges_of_paths, product
+from mcnn.sparse.autograd import dense_product, edges_of_paths, product
+from mcnn.sparse.blocks import block_product, find_blocks
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 KERNELS = ["gather", "dense"]

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from mcnn import native as compiler
 from mcnn.density import native as loops_of_counts
 from mcnn.partition import native as loops_of_parts
-from mcnn.paths import PathLinear, PathMLP, backend, native, sample_paths
-from mcnn.paths.blocks import block_product, find_blocks
-from mcnn.paths.cost import Work
-from mcnn.paths.product import dense_matrix, edges_of_paths, product
-from mcnn.paths.sums import torch_dot, torch_sum
+from mcnn.paths import PathLinear, PathMLP, backend, sample_paths
+from mcnn.profiling import Work
+from mcnn.sparse.autograd import dense_matrix, edges_of_paths, product
+from mcnn.sparse.backends import c
+from mcnn.sparse.blocks import block_product, find_blocks
+from mcnn.sparse.ops import torch_dot, torch_sum
 
 COMPILER = shutil.which(os.environ.get("CC") or "cc")
 pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
@@ -33,7 +34,7 @@ def randn(*shape, seed=0, **options):
 @pytest.fixture
 def always(monkeypatch):
     """Let layers of all sizes go through the loops."""
-    monkeypatch.setattr(native, "SMALLEST", 0)
+    monkeypatch.setattr(c, "SMALLEST", 0)
 
 
 def derivatives(multiply, x, w, bias, grad):
@@ -63,9 +64,9 @@ def test_loops_compute_what_matrices_do(n, m, batch, paths, merge, relu, seed):
         return y.relu() if relu else y
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "SMALLEST", 0)
+        patch.setattr(c, "SMALLEST", 0)
         results = derivatives(lambda x, w, b: product(x, w, edges, b, relu), x, w, bias, grad)
-        dots = native.dot_rows(x, grad, edges.inputs, edges.starts)
+        dots = c.dot_rows(x, grad, edges.inputs, edges.starts)
     doubles = [t.double() for t in (x, w, bias, grad)]
     for got, want in zip(results, derivatives(exact, *doubles), strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-4)
@@ -91,7 +92,7 @@ def test_loops_over_blocks_compute_what_those_over_edges_do(digits, more, batch,
     x, w, bias = randn(n, batch), randn(len(edges.inputs), seed=1), randn(m, seed=2)
     grad = randn(m, batch, seed=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "SMALLEST", 0)
+        patch.setattr(c, "SMALLEST", 0)
         got = derivatives(lambda x, w, b: block_product(x, w, blocks, b, relu), x, w, bias, grad)
         want = derivatives(lambda x, w, b: product(x, w, edges, b, relu), x, w, bias, grad)
     for a, b in zip(got, want, strict=True):
@@ -101,7 +102,7 @@ def test_loops_over_blocks_compute_what_those_over_edges_do(digits, more, batch,
 def test_sums_come_in_the_order_of_embedding_bag():
     edges, _ = edges_of_paths(sample_paths([300, 200], 2000, "uniform"), 300, 200)
     x, w = randn(300, 64), randn(len(edges.inputs), seed=1)
-    sums = native.sum_rows(x, w, edges.inputs, edges.starts)
+    sums = c.sum_rows(x, w, edges.inputs, edges.starts)
     # The same but for a sum of products that this processor rounds once or twice.
     torch.testing.assert_close(sums, torch_sum(x, w, edges.inputs, edges.starts))
 
@@ -136,12 +137,12 @@ def test_large_layers_and_threads_agree_with_torch(method, n, k, batch):
 def test_what_the_loops_do_not_take_goes_through_torch():
     edges = 1 << 20
     x, w = torch.ones(4, 32), torch.ones(4)
-    assert native.serves(edges, x, w)
-    assert not native.serves(edges, x.double(), w.double())
-    assert not native.serves(edges, x, w.double())
-    assert not native.serves(edges, x[:, :15], w)
-    assert not native.serves(edges, x.to("meta"), w)
-    assert not native.serves(100, x, w)
+    assert c.serves(edges, x, w)
+    assert not c.serves(edges, x.double(), w.double())
+    assert not c.serves(edges, x, w.double())
+    assert not c.serves(edges, x[:, :15], w)
+    assert not c.serves(edges, x.to("meta"), w)
+    assert not c.serves(100, x, w)
 
 
 @pytest.mark.usefixtures("always")
@@ -180,14 +181,14 @@ def test_a_network_trains_to_the_same_with_and_without_loops(monkeypatch):
         return [p.detach() for p in model.parameters()]
 
     with_loops = train(net)
-    monkeypatch.setattr(native, "available", lambda: False)
+    monkeypatch.setattr(c, "available", lambda: False)
     assert backend("cpu") == "torch"
     for a, b in zip(with_loops, train(other), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_compiler_compiles_all_loops():
-    assert native.available()
+    assert c.available()
     assert loops_of_counts.available()
     assert loops_of_parts.available()
     assert backend("cpu") == "c"

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from mcnn import data, nets, train
+from mcnn import baselines, data, training
+from mcnn.baselines.masks import ranked, shared_out
 from mcnn.experiments.paths import common
-from mcnn.paths import peers
-from mcnn.paths.peers.masks import ranked, shared_out
+from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 WIDTHS = (12, 9, 7, 4)
@@ -44,17 +44,17 @@ def total(masks):
 )
 def test_random_masks_have_exactly_their_edges(shape, share, seed):
     edges = int(share * shape[0] * shape[1])
-    mask = peers.random_mask(shape, edges, seed)
+    mask = baselines.random_mask(shape, edges, seed)
     assert mask.dtype == torch.bool
     assert mask.shape == shape
     assert mask.sum() == edges
-    assert torch.equal(mask, peers.random_mask(shape, edges, seed))
-    control = peers.shuffled({"a": mask, "b": mask.T}, seed % 2**62)
+    assert torch.equal(mask, baselines.random_mask(shape, edges, seed))
+    control = baselines.shuffled({"a": mask, "b": mask.T}, seed % 2**62)
     assert {name: int(m.sum()) for name, m in control.items()} == {"a": edges, "b": edges}
 
 
 def test_random_masks_use_all_places_alike():
-    hits = sum(peers.random_mask((6, 5), 12, seed).float() for seed in range(2000))
+    hits = sum(baselines.random_mask((6, 5), 12, seed).float() for seed in range(2000))
     z = (hits - 2000 * 0.4) / (2000 * 0.4 * 0.6) ** 0.5
     assert z.abs().max() < 4
 
@@ -69,7 +69,7 @@ def test_random_masks_use_all_places_alike():
 def test_fan_in_is_that_of_every_row(rows, inputs, share, seed):
     wanted = shared_out(int(share * rows * inputs), rows)
     assert max(wanted) - min(wanted) <= 1
-    assert peers.fan_in_mask((rows, inputs), wanted, seed).sum(1).tolist() == wanted
+    assert baselines.fan_in_mask((rows, inputs), wanted, seed).sum(1).tolist() == wanted
 
 
 @settings(max_examples=50, deadline=None)
@@ -80,19 +80,19 @@ def test_fan_in_is_that_of_every_row(rows, inputs, share, seed):
 def test_densities_of_erdos_and_renyi_keep_the_number_of_weights(widths, density):
     shapes = [(b, a) for a, b in pairwise(widths)]
     sizes = [a * b for a, b in shapes]
-    found = peers.erk_densities(shapes, density)
+    found = baselines.erk_densities(shapes, density)
     assert all(0 <= d <= 1 + 1e-12 for d in found)
     assert sum(d * n for d, n in zip(found, sizes, strict=True)) == pytest.approx(
         density * sum(sizes)
     )
-    edges = peers.edges_of(found, sizes, round(density * sum(sizes)))
+    edges = baselines.edges_of(found, sizes, round(density * sum(sizes)))
     assert sum(edges) == round(density * sum(sizes))
     assert all(e <= n for e, n in zip(edges, sizes, strict=True))
 
 
 def test_erdos_renyi_is_its_formula_where_no_layer_is_full():
     shapes = [(300, 784), (300, 300), (100, 300)]
-    found = peers.erk_densities(shapes, 0.02, kernel=False)
+    found = baselines.erk_densities(shapes, 0.02, kernel=False)
     factors = [d * a * b / (a + b) for d, (a, b) in zip(found, shapes, strict=True)]
     assert factors == pytest.approx([factors[0]] * 3)
 
@@ -109,26 +109,26 @@ def test_operations_of_an_erk_resnet50_are_those_of_the_paper(density, published
     def note(name):
         return lambda module, x, y: places.update({name: y[0, 0].numel()})
 
-    found = peers.weights(model)
+    found = baselines.weights(model)
     for name, module in model.named_modules():
         if name in found:
             module.register_forward_hook(note(name))
     model(torch.empty(1, 3, 224, 224, device="meta"))
     dense = [w.numel() * (places[name] if w.dim() == 4 else 1) for name, w in found.items()]
-    densities = peers.erk_densities([w.shape for w in found.values()], density)
+    densities = baselines.erk_densities([w.shape for w in found.values()], density)
     kept = sum(n * d for n, d in zip(dense, densities, strict=True))
     assert kept / sum(dense) == pytest.approx(published, abs=0.01)
 
 
 def test_largest_weights_together_and_by_layer():
     model = mlp(seed=3)
-    masks = peers.magnitude(model, 50)
-    kept = torch.cat([w[masks[n]].abs() for n, w in peers.weights(model).items()])
-    gone = torch.cat([w[~masks[n]].abs() for n, w in peers.weights(model).items()])
+    masks = baselines.magnitude(model, 50)
+    kept = torch.cat([w[masks[n]].abs() for n, w in baselines.weights(model).items()])
+    gone = torch.cat([w[~masks[n]].abs() for n, w in baselines.weights(model).items()])
     assert len(kept) == 50
     assert kept.min() >= gone.max()
     each = {"1": 10, "3": 20, "5": 5}
-    assert {n: int(m.sum()) for n, m in peers.magnitude(model, each).items()} == each
+    assert {n: int(m.sum()) for n, m in baselines.magnitude(model, each).items()} == each
 
 
 def test_ties_do_not_change_the_number():
@@ -140,11 +140,14 @@ def test_ties_do_not_change_the_number():
 def test_training_stays_inside_masks(optimizer, device):
     found = data.load("digits", device=device)
     model = mlp(widths=(64, 20, 10)).to(device)
-    masks = {n: peers.random_mask(w.shape, w.numel() // 4) for n, w in peers.weights(model).items()}
-    before = {n: w.clone() for n, w in peers.weights(model).items()}
-    peers.Masked(model, masks)
-    train.fit(model, found, epochs=1, optimizer=optimizer, lr=0.01)
-    for name, w in peers.weights(model).items():
+    masks = {
+        n: baselines.random_mask(w.shape, w.numel() // 4)
+        for n, w in baselines.weights(model).items()
+    }
+    before = {n: w.clone() for n, w in baselines.weights(model).items()}
+    baselines.Masked(model, masks)
+    training.fit(model, found, epochs=1, optimizer=optimizer, lr=0.01)
+    for name, w in baselines.weights(model).items():
         mask = masks[name].to(device)
         assert (w[~mask] == 0).all()
         assert (w[mask] != before[name][mask]).float().mean() > 0.5
@@ -152,17 +155,17 @@ def test_training_stays_inside_masks(optimizer, device):
 
 def test_bad_masks_are_named():
     with pytest.raises(ValueError, match="no layer 'fc'"):
-        peers.Masked(mlp(), {"fc": torch.ones(2, 2)})
+        baselines.Masked(mlp(), {"fc": torch.ones(2, 2)})
     with pytest.raises(ValueError, match="layer '1': the mask is"):
-        peers.Masked(mlp(), {"1": torch.ones(2, 2)})
+        baselines.Masked(mlp(), {"1": torch.ones(2, 2)})
     with pytest.raises(ValueError, match="edges"):
-        peers.random_mask((2, 3), 7)
+        baselines.random_mask((2, 3), 7)
     with pytest.raises(ValueError, match="fan_in"):
-        peers.fan_in_mask((2, 3), [4, 0])
+        baselines.fan_in_mask((2, 3), [4, 0])
     with pytest.raises(ValueError, match="density"):
-        peers.erk_densities([(2, 3)], 0.0)
+        baselines.erk_densities([(2, 3)], 0.0)
     with pytest.raises(ValueError, match="no linear"):
-        peers.weights(nn.ReLU())
+        baselines.weights(nn.ReLU())
 
 
 # --- before training ----------------------------------------------------------------------------
@@ -170,23 +173,25 @@ def test_bad_masks_are_named():
 
 def test_connection_sensitivity_is_the_derivative_by_a_factor_at_one():
     model, (x, y) = mlp(seed=1), batch()
-    factors = {n: torch.ones_like(w, requires_grad=True) for n, w in peers.weights(model).items()}
-    scaled = {f"{n}.weight": w.detach() * factors[n] for n, w in peers.weights(model).items()}
+    factors = {
+        n: torch.ones_like(w, requires_grad=True) for n, w in baselines.weights(model).items()
+    }
+    scaled = {f"{n}.weight": w.detach() * factors[n] for n, w in baselines.weights(model).items()}
     loss = F.cross_entropy(torch.func.functional_call(model, scaled, (x,)), y)
     gradients = torch.autograd.grad(loss, list(factors.values()))
-    found = peers.connection_sensitivity(model, x, y)
+    found = baselines.connection_sensitivity(model, x, y)
     for score, g in zip(found.values(), gradients, strict=True):
         torch.testing.assert_close(score, g.abs())
-    assert total(peers.snip(model, x, y, 33)) == 33
+    assert total(baselines.snip(model, x, y, 33)) == 33
 
 
 def test_what_flows_into_a_unit_flows_out():
     """Conservation of synaptic flow, theorem 1 of its paper, and the sum over all paths."""
     model = mlp(seed=2)
-    flow = list(peers.synaptic_flow(model, (1, 3, 4)).values())
+    flow = list(baselines.synaptic_flow(model, (1, 3, 4)).values())
     for below, above in pairwise(flow):
         torch.testing.assert_close(below.sum(1), above.sum(0))
-    a, b, c = (w.detach().double().abs() for w in peers.weights(model).values())
+    a, b, c = (w.detach().double().abs() for w in baselines.weights(model).values())
     assert flow[0].sum().item() == pytest.approx((c @ b @ a).sum().item())
 
 
@@ -196,8 +201,8 @@ def test_synaptic_flow_sees_neither_biases_nor_signs():
     for p in other.parameters():
         p.data.neg_()
     for a, b in zip(
-        peers.synaptic_flow(model, (1, 3, 4)).values(),
-        peers.synaptic_flow(other, (1, 3, 4)).values(),
+        baselines.synaptic_flow(model, (1, 3, 4)).values(),
+        baselines.synaptic_flow(other, (1, 3, 4)).values(),
         strict=True,
     ):
         assert torch.equal(a, b)
@@ -206,25 +211,25 @@ def test_synaptic_flow_sees_neither_biases_nor_signs():
 def test_iterated_synaptic_flow_keeps_a_path_to_the_last_weight():
     """Maximal critical compression: no layer is lost while there is a weight for each."""
     model = mlp(seed=4)
-    masks = peers.synflow(model, (1, 3, 4), edges=3)
+    masks = baselines.synflow(model, (1, 3, 4), edges=3)
     assert [int(m.sum()) for m in masks.values()] == [1, 1, 1]
     a, b, c = (m.nonzero()[0].tolist() for m in masks.values())
     assert a[0] == b[1]
     assert b[0] == c[1]
-    once = peers.synflow(model, (1, 3, 4), edges=3, iterations=1)
+    once = baselines.synflow(model, (1, 3, 4), edges=3, iterations=1)
     assert total(once) == 3
 
 
 def test_pruning_leaves_the_model_alone():
     model = mlp()
     before = [p.clone() for p in model.parameters()]
-    peers.synflow(model, (1, 3, 4), edges=20, iterations=5)
-    peers.snip(model, *batch(), 20)
+    baselines.synflow(model, (1, 3, 4), edges=20, iterations=5)
+    baselines.snip(model, *batch(), 20)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
     for edges, iterations, names in ((0, 5, "edges"), (10**6, 5, "edges"), (5, 0, "iterations")):
         with pytest.raises(ValueError, match=names):
-            peers.synflow(model, (1, 3, 4), edges, iterations)
+            baselines.synflow(model, (1, 3, 4), edges, iterations)
 
 
 # --- in training --------------------------------------------------------------------------------
@@ -232,19 +237,20 @@ def test_pruning_leaves_the_model_alone():
 
 def evolving(kind, model, **options):
     masks = {
-        n: peers.random_mask(w.shape, w.numel() // 3, 5) for n, w in peers.weights(model).items()
+        n: baselines.random_mask(w.shape, w.numel() // 3, 5)
+        for n, w in baselines.weights(model).items()
     }
     return kind(model, masks, **({"steps": 100, "interval": 10} | options))
 
 
-@pytest.mark.parametrize("kind", [peers.Set, peers.RigL])
+@pytest.mark.parametrize("kind", [baselines.Set, baselines.RigL])
 def test_the_weakest_leave_and_as_many_come(kind):
     model = mlp(seed=6)
     masked = evolving(kind, model)
     x, y = batch()
     F.cross_entropy(model(x), y).backward()
     before = {
-        n: (m.bool(), peers.weights(model)[n].detach().clone()) for n, m in masked.masks.items()
+        n: (m.bool(), baselines.weights(model)[n].detach().clone()) for n, m in masked.masks.items()
     }
     masked(model, 30)
     share = 0.3 / 2 * (1 + math.cos(math.pi * 30 / 75))
@@ -255,16 +261,16 @@ def test_the_weakest_leave_and_as_many_come(kind):
         left = torch.zeros(mask.numel(), dtype=torch.bool).index_fill(0, weakest, True)
         stayed = mask & ~left.view_as(mask)
         assert (new & stayed).sum() == stayed.sum()
-        now = peers.weights(model)[name].detach()
+        now = baselines.weights(model)[name].detach()
         assert torch.equal(now[stayed], w[stayed])
         assert (now[~stayed] == 0).all()
-        if kind is peers.RigL:
+        if kind is baselines.RigL:
             gradient = masked.gradients[name].abs()
             come = new & ~stayed
             assert gradient[come].min() >= gradient[~new].max()
 
 
-@pytest.mark.parametrize("kind", [peers.Set, peers.RigL])
+@pytest.mark.parametrize("kind", [baselines.Set, baselines.RigL])
 def test_masks_change_only_when_it_is_time(kind):
     model = mlp(seed=6)
     masked = evolving(kind, model)
@@ -278,25 +284,25 @@ def test_masks_change_only_when_it_is_time(kind):
 
 
 def test_the_share_falls_as_a_cosine():
-    masked = evolving(peers.Set, mlp())
+    masked = evolving(baselines.Set, mlp())
     assert masked.share(0) == pytest.approx(0.3)
     assert masked.share(37.5) == pytest.approx(0.15)
     assert masked.share(75) == pytest.approx(0)
 
 
-@pytest.mark.parametrize("kind", [peers.Set, peers.RigL])
+@pytest.mark.parametrize("kind", [baselines.Set, baselines.RigL])
 def test_training_with_masks_that_change(kind):
     found = data.load("digits")
     model = mlp(widths=(64, 30, 10))
     masked = evolving(kind, model, steps=60, interval=5)
     edges = {n: int(m.sum()) for n, m in masked.masks.items()}
     first = {n: m.clone() for n, m in masked.masks.items()}
-    train.fit(model, found, epochs=6, lr=0.3, on_step=masked)
-    for name, w in peers.weights(model).items():
+    training.fit(model, found, epochs=6, lr=0.3, on_step=masked)
+    for name, w in baselines.weights(model).items():
         assert masked.masks[name].sum() == edges[name]
         assert (w[masked.masks[name] == 0] == 0).all()
         assert (masked.masks[name] != first[name]).sum() > 0.1 * edges[name]
-    assert train.evaluate(model, found.test).accuracy > 0.6
+    assert training.evaluate(model, found.test).accuracy > 0.6
 
 
 @pytest.mark.parametrize(
@@ -310,7 +316,7 @@ def test_training_with_masks_that_change(kind):
 )
 def test_bad_schedules_are_named(options, names):
     with pytest.raises(ValueError, match=names):
-        evolving(peers.Set, mlp(), **options)
+        evolving(baselines.Set, mlp(), **options)
 
 
 # --- how the experiments train ------------------------------------------------------------------
@@ -322,11 +328,11 @@ def test_edges_alone_train_as_masks_do():
     masked = common.network((64, 20, 10), seed=1)
     masks = common.path_masks(masked, 100, "uniform", seed=1)
     sparse = common.sparse(masked, masks)
-    peers.Masked(masked, masks)
+    baselines.Masked(masked, masks)
     x = found.test.inputs()
     torch.testing.assert_close(sparse(x), masked(x))
     for model in (sparse, masked):
-        train.fit(model, found, epochs=1, seed=3)
+        training.fit(model, found, epochs=1, seed=3)
     torch.testing.assert_close(sparse(x), masked(x), atol=1e-4, rtol=1e-4)
     assert common.edges(masks) == [w.numel() for n, w in sparse.named_parameters() if "wei" in n]
 

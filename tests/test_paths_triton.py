@@ -21,7 +21,7 @@ runs = pytest.mark.skipif(not DEVICES, reason="needs a GPU, or TRITON_INTERPRET=
 
 def _layer(inputs, outputs, paths, method, seed=0):
     from mcnn.paths import sample_paths
-    from mcnn.paths.product import edges_of_paths
+    from mcnn.sparse.autograd import edges_of_paths
 
     found = sample_paths([inputs, outputs], paths, method, seed=seed)
     return edges_of_paths(found, inputs, outputs)[0]
@@ -37,8 +37,8 @@ def _on(device, edges):
     ("inputs", "outputs", "paths", "batch"), [(7, 5, 11, 3), (33, 64, 150, 70)]
 )
 def test_triton_sums_and_dots_are_those_of_a_matrix(dtype, inputs, outputs, paths, batch):
-    from mcnn.paths import fused
-    from mcnn.paths.product import dense_matrix
+    from mcnn.sparse.autograd import dense_matrix
+    from mcnn.sparse.backends import triton as kernels
 
     for device in DEVICES:
         edges = _on(device, _layer(inputs, outputs, paths, "uniform"))
@@ -49,15 +49,15 @@ def test_triton_sums_and_dots_are_those_of_a_matrix(dtype, inputs, outputs, path
         )
         matrix = dense_matrix(w.double(), edges, inputs)
         close = {"rtol": TYPES[dtype], "atol": 4 * TYPES[dtype]}
-        y = fused.sum_rows(x, w, edges.inputs, edges.starts)
+        y = kernels.sum_rows(x, w, edges.inputs, edges.starts)
         torch.testing.assert_close(y.double(), matrix @ x.double(), **close)
-        y = fused.sum_rows(x, w, edges.inputs, edges.starts, bias, relu=True)
+        y = kernels.sum_rows(x, w, edges.inputs, edges.starts, bias, relu=True)
         want = (matrix @ x.double() + bias.double()[:, None]).relu()
         torch.testing.assert_close(y.double(), want, **close)
         order = edges.order.long()
-        dx = fused.sum_rows(grad, w[order], edges.outputs_by_input, edges.starts_by_input)
+        dx = kernels.sum_rows(grad, w[order], edges.outputs_by_input, edges.starts_by_input)
         torch.testing.assert_close(dx.double(), matrix.T @ grad.double(), **close)
-        dots = fused.dot_rows(x, grad, edges.inputs, edges.outputs)
+        dots = kernels.dot_rows(x, grad, edges.inputs, edges.outputs)
         all_dots = grad.double() @ x.double().T
         want = all_dots[edges.outputs.long(), edges.inputs.long()]
         torch.testing.assert_close(dots.double(), want, **close | {"atol": 10 * TYPES[dtype]})
@@ -67,9 +67,9 @@ def test_triton_sums_and_dots_are_those_of_a_matrix(dtype, inputs, outputs, path
 @pytest.mark.parametrize("dtype", MULTIPLIED, ids=str)
 @pytest.mark.parametrize(("n", "k", "batch"), [(64, 16, 20), (128, 4, 70), (256, 128, 33)])
 def test_triton_blocks_are_those_of_a_matrix(dtype, n, k, batch):
-    from mcnn.paths import fused
-    from mcnn.paths.blocks import find_blocks
-    from mcnn.paths.product import dense_matrix
+    from mcnn.sparse.autograd import dense_matrix
+    from mcnn.sparse.backends import triton as kernels
+    from mcnn.sparse.blocks import find_blocks
 
     for device in DEVICES:
         edges = _on(device, _layer(n, n, n * k, "sobol"))
@@ -78,7 +78,7 @@ def test_triton_blocks_are_those_of_a_matrix(dtype, n, k, batch):
         g = torch.Generator().manual_seed(1)
         x = torch.randn(n, batch, generator=g).to(device, dtype)
         w = torch.randn(len(edges.inputs), generator=g).to(device, dtype)
-        y = fused.block_rows(x, w, blocks)
+        y = kernels.block_rows(x, w, blocks)
         want = dense_matrix(w.double(), edges, n) @ x.double()
         close = {"rtol": TYPES[dtype], "atol": 20 * TYPES[dtype]}
         torch.testing.assert_close(y.double(), want, **close)
@@ -86,18 +86,18 @@ def test_triton_blocks_are_those_of_a_matrix(dtype, n, k, batch):
 
 @runs
 def test_triton_kernels_refuse_what_they_cannot_sum():
-    from mcnn.paths import fused
-    from mcnn.paths.blocks import find_blocks
+    from mcnn.sparse.backends import triton as kernels
+    from mcnn.sparse.blocks import find_blocks
 
     edges = _layer(64, 64, 1024, "sobol")
     x, w = torch.ones(64, 2), torch.ones(len(edges.inputs))
     with pytest.raises(TypeError, match="one floating point type"):
-        fused.sum_rows(x.int(), w, edges.inputs, edges.starts)
+        kernels.sum_rows(x.int(), w, edges.inputs, edges.starts)
     with pytest.raises(TypeError, match="one floating point type"):
-        fused.dot_rows(x, x.double(), edges.inputs, edges.outputs)
+        kernels.dot_rows(x, x.double(), edges.inputs, edges.outputs)
     with pytest.raises(TypeError, match="float64"):
-        fused.block_rows(x.double(), w.double(), find_blocks(edges))
-    assert fused.sum_rows(x[:, :0], w, edges.inputs, edges.starts).shape == (64, 0)
+        kernels.block_rows(x.double(), w.double(), find_blocks(edges))
+    assert kernels.sum_rows(x[:, :0], w, edges.inputs, edges.starts).shape == (64, 0)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="an interpreted kernel is not compiled")
@@ -106,21 +106,21 @@ def test_triton_kernels_compile_for_a_gpu(float_type):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mcnn.paths import fused
+    from mcnn.sparse.backends import triton as kernels
 
     f, i32, i64 = f"*{float_type}", "*i32", "*i64"
     wide = {"wide": float_type == "fp64"}
-    kernels = {
-        fused._sum_rows: (
+    cases = {
+        kernels._sum_rows: (
             [f, f, i32, i32, f, f, "i32"],
             {"has_bias": True, "relu": True, "tile": 64} | wide,
         ),
-        fused._dot_rows: ([f, f, i32, i32, f, "i32", "i32"], {"group": 16, "tile": 64} | wide),
+        kernels._dot_rows: ([f, f, i32, i32, f, "i32", "i32"], {"group": 16, "tile": 64} | wide),
     }
     if float_type != "fp64":
         sizes = {"rows": 16, "columns": 64, "depth": 16}
-        kernels[fused._block_rows] = ([f, f, i64, i64, f, "i32", "i32", "i32"], sizes)
-    for kernel, (types, constants) in kernels.items():
+        cases[kernels._block_rows] = ([f, f, i64, i64, f, "i32", "i32", "i32"], sizes)
+    for kernel, (types, constants) in cases.items():
         names = kernel.arg_names
         signature = dict(zip(names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
         source = ASTSource(kernel, signature, {(names.index(k),): v for k, v in constants.items()})

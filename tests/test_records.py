@@ -11,8 +11,8 @@ from fake_experiments import NAME, line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcnn import cli, experiments, merging, records, runner, verification
 from mcnn.errors import RecordError
+from mcnn.ledger import cli, merging, records, registry, revalidation, runner
 
 OLD, OLDER = "0" * 16, "1" * 16
 
@@ -354,7 +354,7 @@ def test_revalidating_notes_what_a_sample_of_every_older_code_shows(tmp_path, fa
 def test_revalidation_fails_where_numbers_have_changed(tmp_path, fake, capsys):
     changed = line(0)["metrics"] | {"total": 7.0}
     write(records.path(NAME, tmp_path), line(0, profile="full", code=OLD, metrics=changed))
-    assert verification.revalidate(NAME, 1, "cpu", tmp_path) == 1
+    assert revalidation.revalidate([NAME], 1, "cpu", tmp_path) == 1
     assert "DIFFERS" in capsys.readouterr().out
     assert records.revalidations(tmp_path) == []
     assert records.read(NAME, tmp_path)[0].stale
@@ -395,4 +395,4 @@ def test_configurations_come_back_as_they_were(file, fake):
     (trial,) = (t for t in fake.trials("fast", range(4)) if t.seed == 3)
     assert found.config == trial
     assert fake.key("fast", found.config) == found.key != fake.key("full", trial)
-    assert experiments.get(NAME) is fake
+    assert registry.get(NAME) is fake

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from mcnn import nets, replicas, train
+from mcnn import training
 from mcnn.data import Data, Split, load
 from mcnn.partition import DropoutPartition
+from mcnn.training import ensemble, nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 CLOSE = {torch.float64: 1e-10, torch.float32: 2e-4}
@@ -60,10 +61,10 @@ def normalised(count, dtype=torch.float64):
 def both(models, data, seeds, lr, **options):
     """Train together and one by one; return both, and the rows of both."""
     alone = [copy.deepcopy(model) for model in models]
-    rows = replicas.fit(models, data, seeds=seeds, lr=lr, **options)
+    rows = ensemble.fit(models, data, seeds=seeds, lr=lr, **options)
     rates = lr if isinstance(lr, list) else [lr] * len(models)
     expected = [
-        train.fit(model, data, seed=seed, lr=rate, **options)
+        training.fit(model, data, seed=seed, lr=rate, **options)
         for model, seed, rate in zip(alone, seeds, rates, strict=True)
     ]
     return alone, rows, expected
@@ -104,7 +105,7 @@ def test_each_is_trained_as_it_is_alone(few, net, shape, optimizer, dtype, devic
     assert models[0].training
 
 
-@pytest.mark.parametrize("schedule", train.SCHEDULES)
+@pytest.mark.parametrize("schedule", training.SCHEDULES)
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_schedules_and_shared_batches(few, schedule, momentum):
     models = networks("mlp", 2, **MLP)
@@ -133,14 +134,14 @@ def test_partitions_take_their_turns(few):
     assert_same(models, *found, 1e-10)
     models[1][1][3](torch.ones(1, 12))  # its turn is another now
     with pytest.raises(ValueError, match=r"network 1 is not like network 0.*_extra_state"):
-        replicas.fit(models, few, epochs=1, seeds=[1, 2])
+        ensemble.fit(models, few, epochs=1, seeds=[1, 2])
 
 
 def test_evaluations_are_those_of_each(few):
     models = normalised(3)
-    found = replicas.evaluate(models, few.test, batch_size=32)
+    found = ensemble.evaluate(models, few.test, batch_size=32)
     for model, (accuracy, loss) in zip(models, found, strict=True):
-        expected = train.evaluate(model.eval(), few.test)
+        expected = training.evaluate(model.eval(), few.test)
         assert accuracy == pytest.approx(expected.accuracy)
         assert loss == pytest.approx(expected.loss)
 
@@ -148,8 +149,8 @@ def test_evaluations_are_those_of_each(few):
 def test_networks_that_diverge_are_named(few):
     models = networks("mlp", 2, **MLP)
     before = models[0][1][1].weight.clone()
-    with pytest.raises(train.DivergenceError, match=r"network 1 .* lr=1e\+300"):
-        replicas.fit(models, few, epochs=3, seeds=[0, 1], lr=[0.1, 1e300])
+    with pytest.raises(training.DivergenceError, match=r"network 1 .* lr=1e\+300"):
+        ensemble.fit(models, few, epochs=3, seeds=[0, 1], lr=[0.1, 1e300])
     assert torch.equal(models[0][1][1].weight, before)
 
 
@@ -190,16 +191,16 @@ def unlike(change):
 def test_what_cannot_be_is_refused(few, make, options, message):
     models = networks("mlp", 2, **MLP) if make is None else make()
     with pytest.raises(ValueError, match=message):
-        replicas.fit(models, few, **{"epochs": 1, "seeds": [1, 2], "lr": 0.1} | options)
+        ensemble.fit(models, few, **{"epochs": 1, "seeds": [1, 2], "lr": 0.1} | options)
 
 
 def test_empty_sets_are_refused(few):
     none = Split(few.train.images[:0], few.train.labels[:0], (0.0,), (1.0,))
     empty = Data("digits", none, none, few.classes, few.mean, few.std, "")
     with pytest.raises(ValueError, match="nothing to train on"):
-        replicas.fit(networks("mlp", 2, **MLP), empty, epochs=1, seeds=[1, 2])
+        ensemble.fit(networks("mlp", 2, **MLP), empty, epochs=1, seeds=[1, 2])
     with pytest.raises(ValueError, match="nothing to test on"):
-        replicas.evaluate(networks("mlp", 2, **MLP), none)
+        ensemble.evaluate(networks("mlp", 2, **MLP), none)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -209,7 +210,7 @@ def test_graphs_replay_what_was_recorded(few):
     for graphs in (True, False):
         models = [m.cuda() for m in networks("lenet5", 3, torch.float32, **LENET)]
         options = {"epochs": 4, "batch_size": 16, "optimizer": "adam", "lr": 1e-3}
-        rows = replicas.fit(models, data, seeds=[1, 2, 3], graphs=graphs, **options)
+        rows = ensemble.fit(models, data, seeds=[1, 2, 3], graphs=graphs, **options)
         pairs.append((models, rows))
     (a, rows), (b, expected) = pairs
     assert_same(a, b, rows, expected, 1e-4)

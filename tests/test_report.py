@@ -8,8 +8,8 @@ import yaml
 from fake_experiments import NAME, line
 from test_claims import ENTRY
 
-from mcnn import claims, cli, project, records, report
 from mcnn.errors import UsageError
+from mcnn.ledger import claims, cli, project, records, report
 
 PAGE = "before\n<!-- ledger:begin -->\nold\n<!-- ledger:end -->\nafter\n"
 

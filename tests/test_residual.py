@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import linear
 
-from mcnn.residual import ADAPTIVE, ORDERS, SOLVERS, STRUCTURES, WEIGHTS, ResidualODE, SavedBytes
+from mcnn.profiling import SavedBytes
+from mcnn.residual import ADAPTIVE, ORDERS, SOLVERS, STRUCTURES, WEIGHTS, ResidualODE
 from mcnn.residual.fields import Schedule, Weight
 from mcnn.stats import slope
 

@@ -14,10 +14,11 @@ from contextlib import contextmanager, suppress
 
 import pytest
 import torch
-from fake_experiments import NAME, FakeTrial
+from fake_experiments import FAKE, NAME, FakeTrial
 
-from mcnn import cli, data, provenance, records, runner
+from mcnn import data
 from mcnn.errors import McnnError, TrialError, UsageError
+from mcnn.ledger import cli, provenance, records, runner
 
 CPU = torch.device("cpu")
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -67,7 +68,7 @@ def test_trials_repeat_exactly_and_say_what_made_them(results, tmp_path, device)
     assert len(metrics(results)) == 4
     for record in records.read(NAME, results, "fast"):
         made = record.provenance
-        assert made["code"] == provenance.code_hash("fake_experiments")
+        assert made["code"] == provenance.code_hash(FAKE.roots)
         assert made["device"] == provenance.device_name(where)
         assert made["torch"] == torch.__version__
         assert made["cuda"] == (torch.version.cuda if device == "cuda" else None)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from mcnn import nets, train
+from mcnn import training
 from mcnn.data import Data, Split, load
+from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
@@ -48,18 +49,18 @@ def weights(model):
 def test_it_learns(digits, device):
     model = net().to(device)
     data = digits.to(device)
-    rows = train.fit(model, data, epochs=15, evaluate_each=True)
+    rows = training.fit(model, data, epochs=15, evaluate_each=True)
     assert [row["epoch"] for row in rows] == list(range(1, 16))
     assert rows[-1]["test_accuracy"] > 0.93
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
-    accuracy, loss = train.evaluate(model, data.test)
+    accuracy, loss = training.evaluate(model, data.test)
     assert (rows[-1]["test_accuracy"], rows[-1]["test_loss"]) == (accuracy, loss)
 
 
 def test_steps_are_momentum_weight_decay_and_cosine_written_out(digits):
     data, epochs, size, lr, mu, decay, l1 = few(digits, 50), 3, 16, 0.1, 0.8, 0.01, 0.003
     model, other = net(), net()
-    rows = train.fit(
+    rows = training.fit(
         model,
         data,
         epochs=epochs,
@@ -104,8 +105,8 @@ def test_steps_are_momentum_weight_decay_and_cosine_written_out(digits):
     ],
 )
 def test_learning_rate_of_every_step(schedule, rates):
-    descent = train.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.9, 0.0)
-    rate = train.SCHEDULES[schedule](descent, 0.4, 8)
+    descent = training.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.9, 0.0)
+    rate = training.SCHEDULES[schedule](descent, 0.4, 8)
     seen = []
     for _ in rates:
         seen.append(descent.param_groups[0]["lr"])
@@ -115,8 +116,8 @@ def test_learning_rate_of_every_step(schedule, rates):
 
 
 def test_onecycle_rises_to_lr_and_leaves_the_momentum_alone():
-    descent = train.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.7, 0.0)
-    rate = train.SCHEDULES["onecycle"](descent, 0.4, 100)
+    descent = training.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.7, 0.0)
+    rate = training.SCHEDULES["onecycle"](descent, 0.4, 100)
     seen = []
     for _ in range(100):
         seen.append(descent.param_groups[0]["lr"])
@@ -130,22 +131,26 @@ def test_onecycle_rises_to_lr_and_leaves_the_momentum_alone():
 
 
 def test_adam_uses_momentum_and_decay():
-    (group,) = train.OPTIMIZERS["adam"]([nn.Parameter(torch.zeros(1))], 0.1, 0.8, 0.3).param_groups
+    (group,) = training.OPTIMIZERS["adam"](
+        [nn.Parameter(torch.zeros(1))], 0.1, 0.8, 0.3
+    ).param_groups
     assert group["betas"][0] == 0.8
     assert group["weight_decay"] == 0.3
 
 
 def test_l1_penalises_weights_and_not_biases(digits):
     plain, sparse = net(), net()
-    train.fit(plain, digits, epochs=4)
-    train.fit(sparse, digits, epochs=4, l1=1e-3)
+    training.fit(plain, digits, epochs=4)
+    training.fit(sparse, digits, epochs=4, l1=1e-3)
     assert sparse[1].weight.abs().sum() < 0.95 * plain[1].weight.abs().sum()
     # Alone, the penalty moves weights towards zero by lr·l1 a step, and a bias not at all.
     still, before = net(), net()
     nothing = few(digits, 16)
     for p in (*still[3].parameters(), *before[3].parameters()):
         nn.init.zeros_(p)  # no gradient reaches the first layer in the first step
-    train.fit(still, nothing, epochs=1, batch_size=16, schedule="constant", momentum=0.0, l1=1e-3)
+    training.fit(
+        still, nothing, epochs=1, batch_size=16, schedule="constant", momentum=0.0, l1=1e-3
+    )
     w = before[1].weight
     torch.testing.assert_close(still[1].weight, w - 0.05 * 1e-3 * w.sign())
     assert torch.equal(still[1].bias, before[1].bias)
@@ -168,7 +173,7 @@ def test_one_seed_one_result(digits, device):
         torch.rand(5)  # what others draw must not matter
         state = torch.get_rng_state()
         model = noisy().to(device)
-        rows = train.fit(model, data, epochs=2, seed=seed, augment="crop-flip")
+        rows = training.fit(model, data, epochs=2, seed=seed, augment="crop-flip")
         assert torch.equal(state, torch.get_rng_state())
         results.append((rows, weights(model)))
     assert results[0][0] == results[1][0]
@@ -182,7 +187,7 @@ def test_one_seed_one_result(digits, device):
 )
 def test_crop_flip_gives_a_window_of_the_padded_image_or_its_mirror(b, c, pad, seed):
     x = 1 + torch.arange(b * c * 5 * 6).float().view(b, c, 5, 6)  # all different, none zero
-    out = train.crop_flip(x, torch.Generator().manual_seed(seed), pad)
+    out = training.crop_flip(x, torch.Generator().manual_seed(seed), pad)
     assert out.shape == x.shape
     padded = F.pad(x, (pad,) * 4)
     for before, after in zip(padded, out, strict=True):
@@ -196,7 +201,7 @@ def test_crop_flip_uses_every_shift_and_mirrors_half():
     x = torch.zeros(4000, 1, 9, 9)
     x[:, 0, 4, 4] = 1
     x[:, 0, 4, 3] = 2  # left of the centre, unless mirrored
-    out = train.crop_flip(x, torch.Generator().manual_seed(0))
+    out = training.crop_flip(x, torch.Generator().manual_seed(0))
     centre = (out == 1).flatten(1).float().argmax(1)  # where the centre went
     counts = centre.bincount(minlength=81).double()
     # Chi-squared with 80 degrees of freedom: mean 80, standard deviation 12.6.
@@ -215,23 +220,23 @@ def test_evaluate_counts_and_puts_the_mode_back(digits, device):
     split = digits.test.to(device)
     model = noisy().to(device)
     assert model.training
-    result = train.evaluate(model, split, batch_size=77)
+    result = training.evaluate(model, split, batch_size=77)
     assert model.training
     model.eval()
     logits = model(split.inputs()).detach()
     assert result.accuracy == int((logits.argmax(1) == split.labels).sum()) / len(split)
     assert result.loss == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-5)
-    assert train.evaluate(model, split, top=10).accuracy == 1
+    assert training.evaluate(model, split, top=10).accuracy == 1
     assert not model.training
     third = logits.argsort(1, descending=True)[:, :3]
     wanted = (third == split.labels.unsqueeze(1)).any(1).double().mean()
-    assert train.evaluate(model, split, top=3).accuracy == pytest.approx(float(wanted))
+    assert training.evaluate(model, split, top=3).accuracy == pytest.approx(float(wanted))
 
 
 def test_callbacks_see_every_step_and_epoch(digits):
     steps, epochs = [], []
     model = net()
-    rows = train.fit(
+    rows = training.fit(
         model,
         few(digits, 50),
         epochs=2,
@@ -244,8 +249,8 @@ def test_callbacks_see_every_step_and_epoch(digits):
 
 
 def test_divergence_names_the_rate_and_the_epoch(digits):
-    with pytest.raises(train.DivergenceError, match=r"epoch 1 with lr=1e\+30"):
-        train.fit(net(), digits, epochs=2, lr=1e30)
+    with pytest.raises(training.DivergenceError, match=r"epoch 1 with lr=1e\+30"):
+        training.fit(net(), digits, epochs=2, lr=1e30)
 
 
 @pytest.mark.parametrize(
@@ -266,14 +271,14 @@ def test_bad_requests_are_named_and_change_nothing(digits, option, message):
     model = net()
     before = weights(model)
     with pytest.raises(ValueError, match=message):
-        train.fit(model, digits, **({"epochs": 1} | option))
+        training.fit(model, digits, **({"epochs": 1} | option))
     assert torch.equal(weights(model), before)
 
 
 def test_empty_sets_are_refused(digits):
     with pytest.raises(ValueError, match="empty"):
-        train.fit(net(), few(digits, 0), epochs=1)
+        training.fit(net(), few(digits, 0), epochs=1)
     with pytest.raises(ValueError, match="empty"):
-        train.evaluate(net(), few(digits, 0).test)
+        training.evaluate(net(), few(digits, 0).test)
     with pytest.raises(ValueError, match="top must be at least 1"):
-        train.evaluate(net(), digits.test, top=0)
+        training.evaluate(net(), digits.test, top=0)

@@ -17,9 +17,9 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from mcnn import experiments, runner
 from mcnn.errors import McnnError
-from mcnn.project import PROFILES
+from mcnn.ledger import registry, runner
+from mcnn.ledger.project import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "run"
@@ -173,7 +173,7 @@ def _notebook(stem: str) -> Path:
 def _own_records(stems: list[str], device: str) -> None:
     """Run at `full` what the chapters show, into records of this run's own, and show those."""
     os.environ["MCNN_RESULTS"] = str(OWN_RESULTS)
-    names = [name for name in experiments.all_experiments() if name.partition("-")[0] in stems]
+    names = [name for name in registry.all_experiments() if name.partition("-")[0] in stems]
     for name in names:
         plan = runner.plan(name, "full")
         without = f", {plan.left_out} without data" if plan.left_out else ""

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcnn import data, nutshell
-from mcnn.experiments.base import Experiment, Trial
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,13 @@ has :math:`n_w\approx n^2/L`.
 If every neuron keeps at most :math:`S` of its weights, then :math:`n_w\le S\,n`: the number of
 weights, and with it time and memory, is linear in the number of neurons.
 
-:class:`SampledLinear` executes such a layer, :func:`sample_linears` puts it into a trained network,
-and :class:`PeakBytes` counts the memory that a computation needs.
+:class:`SampledLinear` executes such a layer, :func:`sample_linears` puts it into a trained
+network, and :class:`mcnn.profiling.PeakBytes` counts the memory that a computation needs.
 
 Source: slides "Neural Networks linear in Time and Space" of A. Keller's talk.
 """
 
 from mcnn.linear.layer import SampledLinear
-from mcnn.linear.memory import PeakBytes
 from mcnn.linear.model import sample_linears
 
-__all__ = ["PeakBytes", "SampledLinear", "sample_linears"]
+__all__ = ["SampledLinear", "sample_linears"]

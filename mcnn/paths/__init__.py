@@ -27,9 +27,9 @@ from mcnn.paths.graph import Graph
 from mcnn.paths.growth import grow, regrow, strengths
 from mcnn.paths.layers import PathLinear
 from mcnn.paths.nets import PathMLP
-from mcnn.paths.product import Edges
 from mcnn.paths.sobol import SobolNetwork, sobol_dimensions, sobol_network
-from mcnn.paths.sums import backend
+from mcnn.sparse.autograd import Edges
+from mcnn.sparse.ops import backend
 
 __all__ = [
     "METHODS",

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn.paths.blocks import Blocks, find_blocks
 from mcnn.paths.generators import sample_paths
-from mcnn.paths.product import Edges, edges_of_paths
 from mcnn.sampling import as_seed, hash_bits
+from mcnn.sparse.autograd import Edges, edges_of_paths
+from mcnn.sparse.blocks import Blocks, find_blocks
 
 DUPLICATES = ("merge", "keep")
 INITS = ("dense", "realised", "constant")

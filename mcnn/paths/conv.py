@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.paths.base import PathLayer
-from mcnn.paths.product import dense_matrix, product
+from mcnn.sparse.autograd import dense_matrix, product
 
 KERNELS = ("auto", "gather", "dense")
 # On a CPU, a convolution with zeros in it is faster from this share of all edges on; the copies of

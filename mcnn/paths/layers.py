@@ -4,14 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.paths.base import PathLayer
-from mcnn.paths.blocks import BLOCKS_FROM, block_product
-from mcnn.paths.product import (
-    DENSE_FROM,
-    dense_matrix,
-    dense_product,
-    product,
-)
-from mcnn.paths.sums import silence_sparse_warning
+from mcnn.sparse.autograd import DENSE_FROM, dense_matrix, dense_product, product
+from mcnn.sparse.blocks import BLOCKS_FROM, block_product
+from mcnn.sparse.ops import silence_sparse_warning
 
 KERNELS = ("auto", "gather", "blocks", "dense")
 
@@ -44,12 +39,12 @@ class PathLinear(PathLayer):
         Train magnitudes only: the weight is its sign at the start times the absolute value of the
         parameter.
     kernel
-        ``"gather"`` goes through the edges, see :mod:`mcnn.paths.product`; ``"blocks"`` through
-        the complete blocks that the layer falls into, see :mod:`mcnn.paths.blocks`; ``"dense"``
+        ``"gather"`` goes through the edges, see :mod:`mcnn.sparse.autograd`; ``"blocks"`` through
+        the complete blocks that the layer falls into, see :mod:`mcnn.sparse.blocks`; ``"dense"``
         through a matrix with zeros in it.
         ``"auto"`` takes blocks where there are any with
-        :data:`mcnn.paths.blocks.BLOCKS_FROM` units or more, else a matrix from a share of
-        :data:`mcnn.paths.product.DENSE_FROM` of all possible edges on.
+        :data:`mcnn.sparse.blocks.BLOCKS_FROM` units or more, else a matrix from a share of
+        :data:`mcnn.sparse.autograd.DENSE_FROM` of all possible edges on.
     device, dtype
         Of the parameters.
 
@@ -62,7 +57,7 @@ class PathLinear(PathLayer):
     paths : Tensor
         int32 [2, paths], saved with the weights: a checkpoint brings its own paths.
     edges : Edges
-        What the paths come to, see :mod:`mcnn.paths.product`.
+        What the paths come to, see :mod:`mcnn.sparse.autograd`.
 
     Raises
     ------

@@ -43,7 +43,7 @@ class PathMLP(nn.Module):
     Notes
     -----
     Source: slides "Sampling Paths through Networks".
-    Activations are [units, batch] from end to end, see :mod:`mcnn.paths.product`.
+    Activations are [units, batch] from end to end, see :mod:`mcnn.sparse.autograd`.
 
     Examples
     --------

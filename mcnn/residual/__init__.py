@@ -10,7 +10,7 @@ Seen this way, three things that came as one can be chosen one by one:
 - the *solver*: Euler's method or a better one, the same or another one after training
   (:mod:`mcnn.residual.solvers`);
 - the *gradient*: of the steps taken, or from the adjoint equation, whose memory does not grow with
-  depth (:class:`SavedBytes` counts it).
+  depth (:class:`mcnn.profiling.SavedBytes` counts it).
 
 :class:`ResidualODE` puts them together.
 
@@ -18,7 +18,6 @@ Source: slide "Residual layers as differential equations".
 """
 
 from mcnn.residual.fields import STRUCTURES, WEIGHTS
-from mcnn.residual.memory import SavedBytes
 from mcnn.residual.ode import ResidualODE
 from mcnn.residual.solvers import ADAPTIVE, ORDERS, SOLVERS
 
@@ -29,5 +28,4 @@ __all__ = [
     "STRUCTURES",
     "WEIGHTS",
     "ResidualODE",
-    "SavedBytes",
 ]

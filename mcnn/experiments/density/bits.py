@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from mcnn.density import importance
-from mcnn.experiments.base import Experiment
 from mcnn.experiments.density import peers
 from mcnn.experiments.density.common import (
     FAST_DATASET,
@@ -18,6 +17,7 @@ from mcnn.experiments.density.common import (
     linears,
     trained,
 )
+from mcnn.ledger.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn import data, nets, train
-from mcnn.experiments.base import Trial
+from mcnn import data, training
+from mcnn.ledger.experiment import Trial
+from mcnn.training import nets
 
 RECIPES: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "schedule": "cosine"},
@@ -34,7 +35,7 @@ def trained(trial: NetTrial, device: torch.device) -> tuple[nn.Sequential, data.
     found = data.load(trial.dataset, device=device)
     model = nets.build("mlp", seed=trial.seed, widths=trial.widths).to(device)
     options = RECIPES[trial.recipe]
-    train.fit(model, found, epochs=trial.epochs, batch_size=128, seed=trial.seed, **options)
+    training.fit(model, found, epochs=trial.epochs, batch_size=128, seed=trial.seed, **options)
     return model.eval(), found
 
 
@@ -52,7 +53,7 @@ def first_layer(trial: NetTrial, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def accuracy(model: nn.Module, found: data.Data) -> float:
     """Return the accuracy on the whole test set."""
-    return train.evaluate(model, found.test).accuracy
+    return training.evaluate(model, found.test).accuracy
 
 
 SEEDS = {"fast": range(2), "full": range(5)}

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn import data, density, nets, train
+from mcnn import data, density, training
 from mcnn.density import folding, importance
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.density import peers
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
+from mcnn.training import nets
 
 GROUPS: dict[str, Callable[[Sequence[str], Sequence[str]], Sequence[str]]] = {
     "FC only": lambda convs, fcs: fcs,
@@ -62,7 +63,7 @@ def _run_conv(trial: ConvTrial, device: torch.device) -> dict[str, Any]:
         if reached and not stopped:
             stopped.append(copy.deepcopy(now).eval())
 
-    rows = train.fit(
+    rows = training.fit(
         model,
         found,
         epochs=trial.epochs,
@@ -90,7 +91,7 @@ def _sampled(
     }
     convs = [name for name, m in model.named_children() if isinstance(m, nn.Conv2d)]
     fcs = [name for name, m in model.named_children() if isinstance(m, nn.Linear)]
-    dense = train.evaluate(model, found.test, scale=trial.scale).accuracy
+    dense = training.evaluate(model, found.test, scale=trial.scale).accuracy
     half: dict[str, dict[str, list[float]]] = {}
     curves: dict[str, dict[str, list[list[float]]]] = {}
     for group, choose in GROUPS.items():

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mcnn import density
+from mcnn.baselines import rounding
 from mcnn.data import Split
-from mcnn.density import importance, rounding
+from mcnn.density import importance
 
 Accuracy = Callable[[nn.Sequential], float]
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from mcnn import density, stats
-from mcnn.experiments.base import Experiment
 from mcnn.experiments.density.common import (
     FAST_DATASET,
     FAST_WIDTHS,
@@ -16,6 +15,7 @@ from mcnn.experiments.density.common import (
     NetTrial,
     first_layer,
 )
+from mcnn.ledger.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)

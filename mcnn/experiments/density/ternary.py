@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mcnn import density
 from mcnn.density.counts import cumulated
-from mcnn.experiments.base import Experiment
 from mcnn.experiments.density.common import (
     FAST_DATASET,
     FAST_WIDTHS,
@@ -19,7 +18,8 @@ from mcnn.experiments.density.common import (
     linears,
     trained,
 )
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)

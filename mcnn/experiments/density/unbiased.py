@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from mcnn import density
-from mcnn.experiments.base import Experiment
 from mcnn.experiments.density.common import (
     FAST_DATASET,
     FAST_WIDTHS,
@@ -16,7 +15,8 @@ from mcnn.experiments.density.common import (
     NetTrial,
     first_layer,
 )
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)

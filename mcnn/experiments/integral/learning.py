@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.integral.learning import TARGETS, guided_walks, learn
 from mcnn.integral.transport import Rod, gather, neumann, walks
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 
 _LEARNED = (0, 10, 100, 1000, 10000)  # steps of learning after which walks are guided
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.integral.noise import (
     fit_networks,
     least_squares,
@@ -19,7 +18,8 @@ from mcnn.integral.noise import (
     sample_variance,
 )
 from mcnn.integral.ridge import Ridge, random_ridge
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.sampling import points
 from mcnn.stats import slope
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.integral.layer import IntegralLayer
 from mcnn.integral.ridge import CosineProduct, random_ridge
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.sampling import points
 from mcnn.stats import slope
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.integral.regroup import difference
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.sampling import uniforms
 
 KINDS = ("linear", "convolutional")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from mcnn import data, train
-from mcnn.experiments.base import Experiment, Trial
+from mcnn import data, training
 from mcnn.integral.kernels import Fourier, Readout
 from mcnn.integral.layer import ClassBias, CosineBias, IntegralLayer, IntegralNet
+from mcnn.ledger.experiment import Experiment, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def run(trial: ResolutionTrial, device: torch.device) -> dict:
     """Train, then return the test accuracy for every kind and number of nodes."""
     digits = data.load(trial.dataset).to(device)
     net = network(trial.frequencies, trial.nodes, trial.seed).to(device)
-    rows = train.fit(
+    rows = training.fit(
         net,
         digits,
         epochs=trial.epochs,
@@ -51,14 +51,14 @@ def run(trial: ResolutionTrial, device: torch.device) -> dict:
         seed=trial.seed,
         on_step=(lambda net, step: net.draw(trial.nodes, "jittered")) if trial.redraw else None,
     )
-    metrics = {"as trained": train.evaluate(net, digits.test).accuracy, "loss": rows[-1]["loss"]}
+    metrics = {"as trained": training.evaluate(net, digits.test).accuracy, "loss": rows[-1]["loss"]}
     for kind in trial.kinds:
         metrics[kind] = []
         for n in trial.resolutions:
             net.draw(n, kind)
             # One row is as long as the number of nodes: few images at a time when they are many.
             batch = max(50, min(1000, 2**20 // n))
-            metrics[kind].append(train.evaluate(net, digits.test, batch_size=batch).accuracy)
+            metrics[kind].append(training.evaluate(net, digits.test, batch_size=batch).accuracy)
     return metrics
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn.experiments.base import Experiment, Trial
-from mcnn.linear import PeakBytes, SampledLinear
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
+from mcnn.linear import SampledLinear
+from mcnn.profiling import PeakBytes
 from mcnn.stats import slope
 
 

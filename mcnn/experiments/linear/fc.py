@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mcnn import data, density, nets, train
-from mcnn.experiments.base import Experiment, Trial
-from mcnn.records import Record
+from mcnn import data, density, training
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
+from mcnn.training import nets
 
 TOPS = {"top-1": 1, "top-5": 5}
 TITLES = {
@@ -107,7 +108,7 @@ def _model(trial: FcTrial, found: data.Data, device: torch.device) -> nn.Module:
         model = model.to(memory_format=torch.channels_last)
     trained = _Mixed(model) if trial.mixed else model
     recipe = {name: getattr(trial, name) for name in RECIPE}
-    train.fit(trained, found, seed=trial.seed, **recipe)
+    training.fit(trained, found, seed=trial.seed, **recipe)
     return model
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcnn import data, density, nets, train
-from mcnn.experiments.base import Experiment, Trial
-from mcnn.records import Record
+from mcnn import data, density, training
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
+from mcnn.training import nets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +38,13 @@ def _run_width(trial: WidthTrial, device: torch.device) -> dict[str, Any]:
     metrics: dict[str, Any] = {"dense": [], "sampled": []}
     for n in trial.widths:
         model = nets.build("mlp", seed=trial.seed, widths=(pixels, n, n, 10)).to(device)
-        train.fit(model, found, epochs=trial.epochs, seed=trial.seed)
-        metrics["dense"].append(train.evaluate(model, found.test).accuracy)
+        training.fit(model, found, epochs=trial.epochs, seed=trial.seed)
+        metrics["dense"].append(training.evaluate(model, found.test).accuracy)
         accuracies = []
         for samples in trial.samples:
             options = {"layers": WIDE, "method": trial.method, "seed": trial.seed}
             sampled, _ = density.quantize(model, samples, **options)
-            accuracies.append(train.evaluate(sampled, found.test).accuracy)
+            accuracies.append(training.evaluate(sampled, found.test).accuracy)
         metrics["sampled"].append(accuracies)
     return metrics
 

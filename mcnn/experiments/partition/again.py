@@ -6,7 +6,7 @@ from dataclasses import replace
 from mcnn.experiments.partition import curve, variance
 from mcnn.experiments.partition.curve import CurveTrial
 from mcnn.experiments.partition.variance import VarianceTrial
-from mcnn.records import Record
+from mcnn.ledger.records import Record
 
 
 def _variance_trials(profile: str, seeds: Sequence[int]) -> list[VarianceTrial]:

@@ -30,14 +30,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcnn import data, nets, train
+from mcnn import data, training
 from mcnn.data import Split
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.partition.variance import Dropout
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.partition.layer import DropoutPartition
 from mcnn.partition.model import cycle_outputs
-from mcnn.records import Record
 from mcnn.sampling import uniforms
+from mcnn.training import nets
 
 KINDS = ("none", "partition", "fixed partition", "dropout", "masksembles")
 
@@ -198,7 +199,7 @@ def _run(trial: CalibrationTrial, device: torch.device) -> dict[str, Any]:
     model = nets.build("mlp", seed=trial.seed, widths=trial.widths)
     masked = Masked(model, _layers(trial)).to(device)
     options: dict[str, Any] = {"optimizer": "adam", "lr": trial.lr, "scale": "standard"}
-    train.fit(masked, found, epochs=trial.epochs, seed=trial.seed, **options)
+    training.fit(masked, found, epochs=trial.epochs, seed=trial.seed, **options)
     metrics: dict[str, Any] = {}
     if trial.kind != "masksembles":  # it has no pass without masks
         masked.eval()

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.partition.variance import Dropout
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.partition.layer import DROPS, DropoutPartition
-from mcnn.records import Record
 from mcnn.sampling import uniforms
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from mcnn import data
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.partition.replicas import Arm, train_arms
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 
 JUDGED = tuple((kind, parts) for kind in ("partition", "shared") for parts in (2, 3))
 OTHERS = (("dropout", 2), ("dropout", 3), ("keep-one", 3))  # keep-one with P = 2 is partition

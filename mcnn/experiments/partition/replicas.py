@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from tqdm import tqdm
 
-from mcnn import nets
 from mcnn.data import Data, Split
 from mcnn.partition.parts import part_labels
+from mcnn.training import nets
 
 KINDS = ("partition", "keep-one", "shared", "dropout")
 Arm = tuple[str, int]
@@ -42,7 +42,7 @@ class Replicas(nn.Module):
     Parameters
     ----------
     models
-        R LeNets or multi-layer perceptrons of :mod:`mcnn.nets`; their weights are copied.
+        R LeNets or multi-layer perceptrons of :mod:`mcnn.training.nets`; their weights are copied.
     mixed
         Whether products are computed in bfloat16, with weights and sums in float32.
     """
@@ -197,7 +197,7 @@ def fit(
     data
         On the device of the networks.
     epochs, batch_size, lr, momentum, scale
-        As in :func:`mcnn.train.fit`.
+        As in :func:`mcnn.training.fit`.
     seed
         Of the order of the images.
     schedule
@@ -266,7 +266,7 @@ def train_arms(
     seed
         Of the initial weights, the order of the images, and the masks.
     net
-        Name in :data:`mcnn.nets.NETS`.
+        Name in :data:`mcnn.training.nets.NETS`.
     mixed
         See :class:`Replicas`.
     training

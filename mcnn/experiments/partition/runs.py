@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from mcnn import data, nets
+from mcnn import data
 from mcnn.data import Data
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.partition.replicas import Arm, Masks, Replicas
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
+from mcnn.training import nets
 
 ARMS = tuple((kind, parts) for parts in (3, 9) for kind in ("partition", "shared", "dropout"))
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from mcnn import data
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.partition.replicas import KINDS, train_arms
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 
 KINDS_COMPARED = ("partition", "shared", "dropout")
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcnn import data, nets, train
-from mcnn.experiments.base import Experiment, Trial
+from mcnn import data, training
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.partition.layer import DropoutPartition
-from mcnn.records import Record
+from mcnn.training import nets
 
 KINDS = ("partition", "shared", "dropout", "partition, examples in turn")
 
@@ -64,7 +65,7 @@ def mean_gradients(
     Parameters
     ----------
     model
-        A LeNet or a perceptron of :mod:`mcnn.nets`, without masks.
+        A LeNet or a perceptron of :mod:`mcnn.training.nets`, without masks.
     x, y
         The batch, [b, c, h, w] and [b].
     layers
@@ -107,7 +108,7 @@ def _run(trial: VarianceTrial, device: torch.device) -> dict[str, Any]:
     found = data.load(trial.dataset, device=device)
     model = nets.build("lenet5", seed=trial.seed, shape=found.shape).to(device)
     options = {"lr": 0.01, "schedule": "constant", "scale": "standard"}
-    train.fit(model, found, epochs=trial.epochs, seed=trial.seed, **options)
+    training.fit(model, found, epochs=trial.epochs, seed=trial.seed, **options)
     generator = torch.Generator().manual_seed(trial.seed)
     x, y = next(found.train.batches(trial.batch_size, generator, scale="standard"))
     metrics: dict[str, Any] = {"cycle": {}, "step": {}, "mean": {}}

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from mcnn import data
-from mcnn.experiments.base import Experiment, Trial
+from mcnn.baselines.masks import shuffled
 from mcnn.experiments.paths.common import SEEDS, edges, fit, network, path_masks, scale_to
-from mcnn.paths.peers.masks import shuffled
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 
 GRID = (1, 2, 4, 8, 16, 32, 64, 300)  # paths for each pixel
 LEVELS = (0.95, 0.99)  # of the dense accuracy

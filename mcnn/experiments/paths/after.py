@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcnn import data, nets, train
+from mcnn import data, training
+from mcnn.baselines.masks import edges_of, magnitude, weights
 from mcnn.density.model import quantize
-from mcnn.experiments.base import Experiment, Trial
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.paths.compress import compress
-from mcnn.paths.peers.masks import edges_of, magnitude, weights
-from mcnn.records import Record
+from mcnn.training import nets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,11 @@ def _run(trial: AfterTrial, device: torch.device) -> dict[str, Any]:
     found = data.load(trial.dataset, device=device)
     options = {"widths": trial.widths} if trial.net == "mlp" else {"shape": found.shape}
     model = nets.build(trial.net, seed=trial.seed, **options).to(device)
-    train.fit(model, found, epochs=trial.epochs, seed=trial.seed)
+    training.fit(model, found, epochs=trial.epochs, seed=trial.seed)
     model.eval()
 
     def accuracy(net: nn.Module) -> float:
-        return train.evaluate(net, found.test).accuracy
+        return training.evaluate(net, found.test).accuracy
 
     walked = {
         f"{method}, {kind}": [

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn import data, nets, train
+from mcnn import data, training
+from mcnn.baselines.masks import Masked, weights
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.layers import PathLinear
-from mcnn.paths.peers.masks import Masked, weights
+from mcnn.training import nets
 
 RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.2, "momentum": 0.9, "schedule": "cosine"}
 BATCH = 128
@@ -86,8 +87,8 @@ def fit_masked(
     model: nn.Module, found: data.Data, masked: Masked | None, epochs: int, seed: int
 ) -> float:
     """Train, maybe inside masks that change after steps, and return the test accuracy."""
-    train.fit(model, found, epochs=epochs, batch_size=BATCH, seed=seed, on_step=masked, **RECIPE)
-    return train.evaluate(model, found.test).accuracy
+    training.fit(model, found, epochs=epochs, batch_size=BATCH, seed=seed, on_step=masked, **RECIPE)
+    return training.evaluate(model, found.test).accuracy
 
 
 def _size(model: nn.Module) -> int:

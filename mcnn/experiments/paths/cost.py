@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcnn.experiments.base import Experiment, Trial
-from mcnn.paths.cost import Work
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.paths.nets import PathMLP
-from mcnn.records import Record
+from mcnn.profiling import Work
 from mcnn.sampling import uniforms
 from mcnn.stats import slope
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from mcnn import data
-from mcnn.experiments.base import Experiment, Trial
+from mcnn.baselines.masks import edges_of, erk_densities, random_mask, shuffled, weights
 from mcnn.experiments.paths.common import edges, fit, network, path_masks
+from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.graph import Graph
-from mcnn.paths.peers.masks import edges_of, erk_densities, random_mask, shuffled, weights
 
 
 @dataclass(frozen=True, kw_only=True)

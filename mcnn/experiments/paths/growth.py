@@ -34,17 +34,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcnn import data, train
-from mcnn.experiments.base import Experiment, Trial
+from mcnn import data, training
+from mcnn.baselines.evolve import RigL, Set
+from mcnn.baselines.masks import edges_of, erk_densities, random_mask, weights
 from mcnn.experiments.paths.common import BATCH, RECIPE, fit_masked, network
+from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.carry import carried
 from mcnn.paths.export import portable
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.graph import Graph
 from mcnn.paths.growth import grow, regrow
 from mcnn.paths.nets import PathMLP
-from mcnn.paths.peers.evolve import RigL, Set
-from mcnn.paths.peers.masks import edges_of, erk_densities, random_mask, weights
 
 CHANGES = 14  # intervals of a training, at most three quarters of which end with a change
 UNTIL = 0.75
@@ -95,7 +95,7 @@ def _run(trial: GrowthTrial, device: torch.device) -> dict[str, Any]:
     fit(net, found, trial.epochs, trial.seed, change, prefix)
     result = {"paths": number, "before": before, "after": _described(_graph(net))}
     accuracy = [_accuracy(net, found, p) for p in PREFIXES] if trial.arm == "nested" else []
-    whole = train.evaluate(net, found.test).accuracy
+    whole = training.evaluate(net, found.test).accuracy
     return result | {"accuracy": whole, "accuracy_of_prefixes": accuracy}
 
 
@@ -140,7 +140,7 @@ def fit(
     change: Change,
     prefix: Prefix | None = None,
 ) -> None:
-    """Train as :func:`mcnn.train.fit` does with the recipe, but change the network on the way.
+    """Train as :func:`mcnn.training.fit` does with the recipe, but change the network on the way.
 
     A loop of its own, because a change makes new parameters, which the optimiser must adopt.
 
@@ -151,18 +151,18 @@ def fit(
     found
         Images.
     epochs, seed
-        As of :func:`mcnn.train.fit`.
+        As of :func:`mcnn.training.fit`.
     change
         Called after each step with the network and the number of the step, inside of
         :func:`mcnn.paths.carry.carried`; returns whether it changed something.
     prefix
         Number of paths -> how many of them to train in this step; all of them without.
     """
-    optimizer = train.OPTIMIZERS[RECIPE["optimizer"]](
+    optimizer = training.OPTIMIZERS[RECIPE["optimizer"]](
         net.parameters(), RECIPE["lr"], RECIPE["momentum"], 0.0
     )
     steps = epochs * math.ceil(len(found.train) / BATCH)
-    rate = train.SCHEDULES[RECIPE["schedule"]](optimizer, RECIPE["lr"], steps)
+    rate = training.SCHEDULES[RECIPE["schedule"]](optimizer, RECIPE["lr"], steps)
     generator = torch.Generator().manual_seed(seed)
     first = first_paths(net) if prefix else []  # nested networks do not change
     step = 0
@@ -219,7 +219,7 @@ def _accuracy(net: PathMLP, found: data.Data, part: float) -> float:
         def forward(self, x: Tensor) -> Tensor:
             return narrow(net, first, few, x)
 
-    return train.evaluate(Narrow(), found.test).accuracy
+    return training.evaluate(Narrow(), found.test).accuracy
 
 
 def _random_prefix(paths: int, generator: torch.Generator) -> int:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcnn.experiments.base import Experiment, Trial
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.paths.generators import METHODS, sample_paths
 from mcnn.paths.graph import Graph
 from mcnn.paths.sobol import sobol_dimensions, sobol_network
-from mcnn.records import Record
 from mcnn.sampling import uniforms
 
 # Layers in which the units take turns.

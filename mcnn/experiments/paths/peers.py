@@ -10,20 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn import data, train
-from mcnn.experiments.base import Experiment, Trial
-from mcnn.experiments.paths.common import (
-    BATCH,
-    RECIPE,
-    edges,
-    fit,
-    fit_masked,
-    network,
-    path_masks,
-)
-from mcnn.paths.graph import Graph
-from mcnn.paths.peers.evolve import RigL, Set
-from mcnn.paths.peers.masks import (
+from mcnn import data, training
+from mcnn.baselines.evolve import RigL, Set
+from mcnn.baselines.masks import (
     edges_of,
     erk_densities,
     fan_in_mask,
@@ -33,7 +22,18 @@ from mcnn.paths.peers.masks import (
     shuffled,
     weights,
 )
-from mcnn.paths.peers.saliency import snip, synflow
+from mcnn.baselines.saliency import snip, synflow
+from mcnn.experiments.paths.common import (
+    BATCH,
+    RECIPE,
+    edges,
+    fit,
+    fit_masked,
+    network,
+    path_masks,
+)
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.paths.graph import Graph
 
 Masks = dict[str, Tensor]
 SEEDS = {"fast": range(1), "full": range(3)}
@@ -180,12 +180,12 @@ def _small(trial: PeersTrial, found: data.Data, total: int) -> dict[str, Any]:
 
 def _pruned(trial: PeersTrial, model: nn.Module, found: data.Data, total: int) -> dict[str, Any]:
     """Train dense, keep the largest weights, and train those again for as long."""
-    train.fit(model, found, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **RECIPE)
+    training.fit(model, found, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **RECIPE)
     masks = magnitude(model, total)
     bare = copy.deepcopy(model)
     for name, w in weights(bare).items():
         w.data.mul_(masks[name])
-    at_once = train.evaluate(bare, found.test).accuracy
+    at_once = training.evaluate(bare, found.test).accuracy
     accuracy = fit(model, found, masks, trial.epochs, trial.seed + 1)
     counts = {"edges": edges(masks)} | _graph(masks)
     return {"accuracy": accuracy, "accuracy_at_once": at_once} | counts

@@ -30,13 +30,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn import data, nets, train
-from mcnn.experiments.base import Experiment, Trial
+from mcnn import data, training
+from mcnn.baselines.evolve import RigL
+from mcnn.baselines.masks import Masked, magnitude, weights
 from mcnn.experiments.paths.common import edges
 from mcnn.experiments.paths.peers import _random, _snip, _synflow
+from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.generators import sample_paths
-from mcnn.paths.peers.evolve import RigL
-from mcnn.paths.peers.masks import Masked, magnitude, weights
+from mcnn.training import nets
 
 Masks = dict[str, Tensor]
 SCALE = "standard"
@@ -129,8 +130,8 @@ def _fit(
     model: nn.Module, found: data.Data, trial: PeersConvTrial, masked: Masked | None = None
 ) -> float:
     options = {"epochs": trial.epochs, "batch_size": trial.batch, "seed": trial.seed}
-    train.fit(model, found, on_step=masked, lr=trial.lr, scale=SCALE, **options)
-    return train.evaluate(model, found.test, scale=SCALE).accuracy
+    training.fit(model, found, on_step=masked, lr=trial.lr, scale=SCALE, **options)
+    return training.evaluate(model, found.test, scale=SCALE).accuracy
 
 
 def _sizes(model: nn.Module) -> list[int]:

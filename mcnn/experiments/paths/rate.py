@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from mcnn import data, train
-from mcnn.experiments.base import Experiment
+from mcnn import data, training
+from mcnn.baselines.masks import Masked
 from mcnn.experiments.paths.accuracy import GRID, AccuracyTrial
 from mcnn.experiments.paths.common import BATCH, RECIPE, edges, network, path_masks, sparse
-from mcnn.paths.peers.masks import Masked
+from mcnn.ledger.experiment import Experiment
 
 _THROUGH_EDGES = 64  # paths a pixel from which masked dense layers are faster
 
@@ -38,8 +38,8 @@ def _run(trial: RateTrial, device: torch.device) -> dict[str, Any]:
             Masked(model.to(device), masks)
     model.to(device)
     recipe = RECIPE | {"lr": trial.lr}
-    train.fit(model, found, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **recipe)
-    return {"accuracy": train.evaluate(model, found.test).accuracy, "edges": counted}
+    training.fit(model, found, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **recipe)
+    return {"accuracy": training.evaluate(model, found.test).accuracy, "edges": counted}
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[RateTrial]:

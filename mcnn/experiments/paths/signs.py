@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from mcnn import data, train
-from mcnn.experiments.base import Experiment, Trial
+from mcnn import data, training
 from mcnn.experiments.paths.common import BATCH, RECIPE
+from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.nets import PathMLP
 
 # Name: options of a layer of paths, and whether signs are made positive.
@@ -56,9 +56,9 @@ def _run(trial: SignsTrial, device: torch.device) -> dict[str, Any]:
     found = data.load(trial.dataset, device=device)
     net = make(trial).to(device)
     one_sided = one_sided_units(net)
-    train.fit(net, found, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **RECIPE)
+    training.fit(net, found, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **RECIPE)
     return {
-        "accuracy": train.evaluate(net, found.test).accuracy,
+        "accuracy": training.evaluate(net, found.test).accuracy,
         "edges": [layer.weight.numel() for layer in net.layers],
         "one_sided": one_sided,
     }

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mcnn import data, train
-from mcnn.experiments.base import Experiment, Trial
+from mcnn import data, training
+from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.nets import PathMLP
 
 
@@ -46,9 +46,9 @@ def _run(trial: WideTrial, device: torch.device) -> dict[str, Any]:
     start = time.perf_counter()
     # Outputs add up very many units, so each may change only a little in a step.
     recipe = {"optimizer": "adam", "lr": trial.lr, "schedule": "cosine"}
-    train.fit(net, found, epochs=1, batch_size=trial.batch, seed=trial.seed, **recipe)
+    training.fit(net, found, epochs=1, batch_size=trial.batch, seed=trial.seed, **recipe)
     return {
-        "accuracy": train.evaluate(net, found.test, batch_size=trial.batch).accuracy,
+        "accuracy": training.evaluate(net, found.test, batch_size=trial.batch).accuracy,
         "weights": sum(layer.weight.numel() for layer in net.layers),
         "dense_weights": sum(layer.in_features * layer.out_features for layer in net.layers),
         "training_seconds": round(time.perf_counter() - start, 1),

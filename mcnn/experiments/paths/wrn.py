@@ -33,13 +33,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn import data, train
-from mcnn.experiments.base import Experiment, Trial
+from mcnn import data, training
+from mcnn.baselines.evolve import RigL
+from mcnn.baselines.masks import Masked, weights
 from mcnn.experiments.paths.common import edges
 from mcnn.experiments.paths.peers import _random
+from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.generators import sample_paths
-from mcnn.paths.peers.evolve import RigL
-from mcnn.paths.peers.masks import Masked, weights
 
 
 class Block(nn.Module):
@@ -169,7 +169,7 @@ def _run(trial: WrnTrial, device: torch.device) -> dict[str, Any]:
         masked = RigL(model, masks, steps=steps, interval=min(100, steps // 4), seed=trial.seed)
     elif masks:
         masked = Masked(model, masks)
-    train.fit(
+    training.fit(
         model,
         found,
         epochs=trial.epochs,
@@ -182,7 +182,7 @@ def _run(trial: WrnTrial, device: torch.device) -> dict[str, Any]:
     )
     size = sum(w.numel() for w in weights(model).values())
     return {
-        "accuracy": train.evaluate(model, found.test, scale="standard").accuracy,
+        "accuracy": training.evaluate(model, found.test, scale="standard").accuracy,
         "weights": size,
         "edges": sum(edges(masked.masks)) if masked else size,
     }

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mcnn import data
-from mcnn.experiments.base import Experiment, Trial
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.randomness.binarise import (
     DRAWS,
     draws,
@@ -22,7 +23,6 @@ from mcnn.randomness.binarise import (
     straight_through,
 )
 from mcnn.randomness.source import substream
-from mcnn.records import Record
 from mcnn.stats import slope
 
 ESTIMATORS = ("straight-through", "score", "score, not centred")

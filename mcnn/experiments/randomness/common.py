@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn import data
-from mcnn.experiments.base import Trial
+from mcnn.ledger.experiment import Trial
+from mcnn.ledger.records import Record
 from mcnn.randomness.order import epoch_order
-from mcnn.records import Record
 
 FAST = {"dataset": "digits", "widths": (64, 32, 10), "epochs": 4, "batch_size": 32}
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcnn import data, nets
-from mcnn.experiments.base import Experiment
+from mcnn import data
 from mcnn.experiments.randomness.common import TaskTrial, differences, evaluate, fit, task_trials
+from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.records import Record
 from mcnn.randomness.masks import DropConnect, Dropout
 from mcnn.randomness.source import SOURCES
-from mcnn.records import Record
+from mcnn.training import nets
 
 KINDS = ("dropout", "drop-connect")
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mcnn import data
-from mcnn.experiments.base import Experiment, Trial
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.randomness.features import FourierFeatures, gaussian_kernel
 from mcnn.randomness.source import SOURCES, substream
-from mcnn.records import Record
 from mcnn.stats import slope
 
 DIMENSIONS = (2, 8, 64)

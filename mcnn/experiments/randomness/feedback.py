@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from mcnn import data
-from mcnn.experiments.base import Experiment
 from mcnn.experiments.randomness.common import TaskTrial, differences, evaluate, fit, task_trials
+from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.records import Record
 from mcnn.randomness.feedback import FeedbackMLP, alignment_angles
 from mcnn.randomness.source import SOURCES
-from mcnn.records import Record
 
 OF = ("errors", "gradients")
 _IMAGES = 1000  # for the angle

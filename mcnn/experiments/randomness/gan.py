@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn.experiments.base import Experiment, Trial
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.randomness.gan import energy_distance, latent, ring, train_gan
 from mcnn.randomness.source import SOURCES, numbers, substream
-from mcnn.records import Record
 from mcnn.stats import slope
 
 _SIZES = {"full": tuple(4**k for k in range(3, 8)), "fast": tuple(4**k for k in range(3, 6))}

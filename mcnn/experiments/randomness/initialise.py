@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from mcnn import data, nets
-from mcnn.experiments.base import Experiment
+from mcnn import data
 from mcnn.experiments.randomness.common import TaskTrial, differences, evaluate, fit, task_trials
+from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.records import Record
 from mcnn.randomness.initialise import initialise_
 from mcnn.randomness.source import SOURCES
-from mcnn.records import Record
+from mcnn.training import nets
 
 
 @dataclass(frozen=True, kw_only=True)

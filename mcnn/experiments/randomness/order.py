@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcnn import data, nets
-from mcnn.experiments.base import Experiment
+from mcnn import data
 from mcnn.experiments.randomness.common import TaskTrial, differences, evaluate, fit, task_trials
+from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.records import Record
 from mcnn.randomness.order import ORDERS, epoch_order
-from mcnn.records import Record
+from mcnn.training import nets
 
 GROUPS = (1, 4, 16)
 

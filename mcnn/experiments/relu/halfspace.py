@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mcnn import relu
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.relu.operands import DTYPES, SEEDS
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from mcnn import relu
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.relu.operands import DTYPES, SEEDS, any_number, every_number, special_numbers
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)

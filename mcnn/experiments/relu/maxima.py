@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from mcnn import relu
-from mcnn.experiments.base import Experiment, Trial
 from mcnn.experiments.relu.operands import DTYPES, SEEDS, every_number, hard_pairs
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 
 HALF = ("float16", "bfloat16")
 

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcnn import data, nets, relu, train
-from mcnn.experiments.base import Experiment, Trial
+from mcnn import data, relu, training
 from mcnn.experiments.relu.operands import DTYPES, SEEDS
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
+from mcnn.training import nets
 
 LENETS = ("lenet5", "lenet-wide")
 
@@ -100,7 +101,7 @@ def _run_network(trial: PoolTrial, device: torch.device) -> dict[str, Any]:
     else:
         found = data.load(trial.dataset, device=device)
         model = nets.build(trial.net, seed=trial.seed, shape=found.shape).to(device)
-        train.fit(model, found, epochs=trial.epochs, seed=trial.seed)
+        training.fit(model, found, epochs=trial.epochs, seed=trial.seed)
         batches, labels = found.test.inputs().split(1000), found.test.labels
     logits = _logits(model, batches)
     metrics: dict[str, Any] = {"images": len(logits), "forms": {}}

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcnn.experiments.base import Experiment, Trial
-from mcnn.records import Record
-from mcnn.residual import ResidualODE, SavedBytes
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
+from mcnn.profiling import SavedBytes
+from mcnn.residual import ResidualODE
 from mcnn.stats import slope
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mcnn.experiments.base import Trial
-from mcnn.records import Record
+from mcnn.ledger.experiment import Trial
+from mcnn.ledger.records import Record
 from mcnn.residual import ResidualODE
 
 STEPS = 8  # of every training with a fixed step, and the number of layers

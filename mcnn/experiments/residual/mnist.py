@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mcnn import data
-from mcnn.experiments.base import Experiment
 from mcnn.experiments.residual.common import SEEDS, ExchangeTrial, measure, train_and_exchange
+from mcnn.ledger.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcnn.experiments.base import Experiment
 from mcnn.experiments.residual.common import ExchangeTrial, measure, train_and_exchange
+from mcnn.ledger.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)

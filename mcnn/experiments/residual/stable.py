@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn.experiments.base import Experiment
 from mcnn.experiments.residual.common import (
     STEPS,
     ExchangeTrial,
@@ -19,7 +18,8 @@ from mcnn.experiments.residual.common import (
     gap,
 )
 from mcnn.experiments.residual.mnist import flat
-from mcnn.records import Record
+from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.records import Record
 from mcnn.residual import ResidualODE
 
 # With these, and without biases, every structure has 2 * width * 64 weights in a layer.

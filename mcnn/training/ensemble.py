@@ -10,7 +10,7 @@ taken for all :math:`R` with ``torch.func.vmap``, and the loss is the sum of the
 
 so that the gradient of each network is its own.
 Nothing passes from one to another: :func:`fit` gives every network the weights that
-:func:`mcnn.train.fit` would give it alone, with its own seed and learning rate, up to rounding.
+:func:`mcnn.training.fit` would give it alone, with its own seed and learning rate, up to rounding.
 
 On a GPU a step is recorded as a CUDA graph and replayed, without the overhead of its launches.
 On a CPU one process a core (``mcnn run --jobs``) mostly is the better way; the benchmark
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from mcnn.data import Data, Split
 from mcnn.data.split import batch_indices
-from mcnn.train import SCHEDULES, DivergenceError, Evaluation
+from mcnn.training.fit import SCHEDULES, DivergenceError, Evaluation
 
 
 def fit(
@@ -52,7 +52,7 @@ def fit(
     graphs: bool = True,
     desc: str = "train",
 ) -> list[list[dict[str, Any]]]:
-    """Train networks of one shape in place, each as :func:`mcnn.train.fit` would alone.
+    """Train networks of one shape in place, each as :func:`mcnn.training.fit` would alone.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def fit(
     data
         What all are trained on.
     epochs, batch_size, momentum, weight_decay, scale, evaluate_each, desc
-        As in :func:`mcnn.train.fit`, for all.
+        As in :func:`mcnn.training.fit`, for all.
     seeds
         R integers: of the order of the images.
         Networks that share one seed see the same batches, which are then read once.
@@ -72,14 +72,14 @@ def fit(
     lr
         The learning rate of all, or R of them.
     schedule
-        One of :data:`mcnn.train.SCHEDULES`; every learning rate follows it.
+        One of :data:`mcnn.training.fit.SCHEDULES`; every learning rate follows it.
     graphs
         On a GPU, replay a step as a CUDA graph; False for networks that wait for the GPU within.
 
     Returns
     -------
     list of list of dict
-        For each network the rows of :func:`mcnn.train.fit`.
+        For each network the rows of :func:`mcnn.training.fit`.
 
     Raises
     ------
@@ -142,14 +142,14 @@ def fit(
 def evaluate(
     models: Sequence[nn.Module], split: Split, scale: str = "unit", batch_size: int = 1000
 ) -> list[Evaluation]:
-    """Test networks of one shape together, as :func:`mcnn.train.evaluate` does one.
+    """Test networks of one shape together, as :func:`mcnn.training.evaluate` does one.
 
     Parameters
     ----------
     models
         As of :func:`fit`.
     split, scale, batch_size
-        As of :func:`mcnn.train.evaluate`.
+        As of :func:`mcnn.training.evaluate`.
 
     Returns
     -------
@@ -189,7 +189,7 @@ class _Stack:
                 raise
             raise ValueError(
                 "the networks draw random numbers in their forward pass, as dropout does, which "
-                "would not be those of a run of its own: train them with mcnn.train.fit"
+                "would not be those of a run of its own: train them with mcnn.training.fit"
             ) from error
 
     @torch.no_grad()

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcnn import experiments, records
 from mcnn.errors import RecordError
+from mcnn.ledger import records, registry
 
 
 def merge(sources: Sequence[Path], results: Path) -> Counter:
@@ -48,7 +48,7 @@ def merge(sources: Sequence[Path], results: Path) -> Counter:
     added = Counter()
     for name, found in good.items():
         file = records.path(name, results)
-        fresh = records.fresh_codes(experiments.get(name), results)
+        fresh = records.fresh_codes(registry.get(name), results)
         found.sort(key=lambda r: r.provenance["code"] in fresh)  # of two, the last is taken
         stale = {r.key for r in records.scan(file)[0] if r.provenance["code"] not in fresh}
         better = [r.line for r in found if r.key in stale and r.provenance["code"] in fresh]

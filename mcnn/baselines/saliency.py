@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcnn.paths.peers.masks import Masks, ranked_together, weights
+from mcnn.baselines.masks import Masks, ranked_together, weights
 
 
 def connection_sensitivity(model: nn.Module, x: Tensor, y: Tensor) -> Masks:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mcnn import __version__
 from mcnn.errors import McnnError, UsageError, unknown
-from mcnn.project import PROFILES
+from mcnn.ledger.project import PROFILES
 
 _RUN = """examples:
   mcnn run density-mnist                              the fast profile, in seconds
@@ -31,6 +31,8 @@ _VERIFY = """examples:
   mcnn verify --spot 2                  run two recorded trials again and compare
   mcnn verify --revalidate density-rms  sample the stale records of an experiment, and if they
                                         repeat under today's code, note that beside them
+  mcnn verify --revalidate all --jobs 2 the same for every experiment, minutes
+  mcnn verify --moved HEAD~1 moves.map  prove that a change only moved code: nothing runs again
   mcnn verify --update                  write the verdicts into README.md and the ledger page
 """
 _MERGE = """examples:
@@ -107,11 +109,22 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("claim", nargs="*", help="ids of claims (default: all)")
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--spot", type=_positive, metavar="N", help="run N recorded trials again")
-    what.add_argument("--revalidate", metavar="EXPERIMENT", help="check stale records by a sample")
+    what.add_argument(
+        "--revalidate",
+        metavar="EXPERIMENT",
+        help="check stale records by a sample; 'all' for every experiment",
+    )
+    what.add_argument(
+        "--moved",
+        nargs=2,
+        metavar=("OLD_COMMIT", "MAP"),
+        help="prove that the code only moved since a commit, and note it",
+    )
     what.add_argument("--update", action="store_true", help="write the pages that carry verdicts")
     sub.add_argument(
-        "--sample", type=_positive, default=2, help="trials to revalidate (default: 2)"
+        "--sample", type=_positive, default=1, help="trials to revalidate (default: 1)"
     )
+    sub.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes for that")
     sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     sub.add_argument("--seed", type=int, help="of the choice of trials (default: a new one)")
     sub.add_argument("--results", **results)
@@ -155,20 +168,20 @@ def _names(patterns: Sequence[str]) -> list[str]:
     """Return the experiments that the patterns mean, each once."""
     from fnmatch import fnmatchcase
 
-    from mcnn import experiments
+    from mcnn.ledger import registry
 
-    known = list(experiments.all_experiments())
+    known = list(registry.all_experiments())
     found: dict[str, None] = {}
     for pattern in patterns:
         matches = [name for name in known if fnmatchcase(name, pattern)]
         if not matches:
-            experiments.get(pattern)  # says what there is
+            registry.get(pattern)  # says what there is
         found.update(dict.fromkeys(matches))
     return list(found)
 
 
 def _list(args: argparse.Namespace) -> int:
-    from mcnn import experiments, runner
+    from mcnn.ledger import registry, runner
 
     names = _names(args.experiment or ["*"])
     width = max(map(len, names))
@@ -177,12 +190,12 @@ def _list(args: argparse.Namespace) -> int:
         stale = f", {p.stale} stale" if p.stale else ""
         total = p.done + len(p.todo) + p.left_out
         counts = f"{p.done:>3} of {total:>3} recorded{stale}"
-        print(f"{name:<{width}}  {counts}  {experiments.get(name).summary}")
+        print(f"{name:<{width}}  {counts}  {registry.get(name).summary}")
     return 0
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mcnn import project, runner
+    from mcnn.ledger import project, runner
 
     device = runner.resolve_device(args.device)
     where = dict(args.only) | ({"dataset": args.dataset} if args.dataset else {})
@@ -204,7 +217,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mcnn import claims, project, report, verification
+    from mcnn.ledger import claims, project, report, revalidation, verification
 
     if args.results and not args.results.is_dir():
         raise UsageError(f"no folder {args.results}")
@@ -221,9 +234,17 @@ def _verify(args: argparse.Namespace) -> int:
     if args.spot:
         return verification.spot(args.spot, args.device, results, args.seed)
     if args.revalidate:
-        return verification.revalidate(
-            args.revalidate, args.sample, args.device, results, args.seed
+        return revalidation.revalidate(
+            _names(["*" if args.revalidate == "all" else args.revalidate]),
+            args.sample,
+            args.device,
+            results,
+            args.seed,
+            args.jobs,
         )
+    if args.moved:
+        commit, moves = args.moved
+        return revalidation.prove_moves(_names(["*"]), commit, Path(moves), results)
     judgements = [claims.judge(claim, results) for claim in known.values()]
     if args.update:
         for page in report.update_pages(judgements, write=True):
@@ -235,7 +256,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from mcnn import merging, project
+    from mcnn.ledger import merging, project
 
     results = args.results or project.results_dir("full")
     added = merging.merge(args.source, results)

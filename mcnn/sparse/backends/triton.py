@@ -1,6 +1,6 @@
 r"""Layers of paths on a GPU: Triton kernels that gather, multiply and sum in registers.
 
-The sums are those of :mod:`mcnn.paths.product`.
+The sums are those of :mod:`mcnn.sparse.autograd`.
 There, each is a chain of PyTorch's operators; here each is one kernel that reads an activation once
 for every edge that needs it and writes every result once, so that nothing in between goes through
 memory:
@@ -11,10 +11,10 @@ memory:
   of its own for every input, so that no two programs add to the same number;
 - :func:`dot_rows`, :math:`\langle x_{j_e},\delta_{i_e}\rangle`: a program owns a few edges and
   walks along the batch;
-- :func:`block_rows`: where the layer falls into complete blocks (:mod:`mcnn.paths.blocks`), a
+- :func:`block_rows`: where the layer falls into complete blocks (:mod:`mcnn.sparse.blocks`), a
   program multiplies a block of weights by the rows of its inputs, gathered on the fly.
 
-For CUDA tensors the operators of :mod:`mcnn.paths.sums` take the first two.
+For CUDA tensors the operators of :mod:`mcnn.sparse.ops` take the first two.
 With ``TRITON_INTERPRET=1`` set before Python starts they also run, slowly, on the CPU: so they are
 tested.
 
@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mcnn.paths.blocks import Blocks
+from mcnn.sparse.blocks import Blocks
 
 _TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -135,7 +135,7 @@ def dot_rows(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor
 
 
 def block_rows(x: Tensor, weight: Tensor, blocks: Blocks) -> Tensor:
-    """As :func:`mcnn.paths.blocks.block_product`, gathering and multiplying in one kernel.
+    """As :func:`mcnn.sparse.blocks.block_product`, gathering and multiplying in one kernel.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def block_rows(x: Tensor, weight: Tensor, blocks: Blocks) -> Tensor:
     weight
         [edges], sorted by output and within it by input, the type of ``x``.
     blocks
-        From :func:`mcnn.paths.blocks.find_blocks`.
+        From :func:`mcnn.sparse.blocks.find_blocks`.
 
     Returns
     -------
@@ -158,7 +158,7 @@ def block_rows(x: Tensor, weight: Tensor, blocks: Blocks) -> Tensor:
     """
     _check_types(x, weight)
     if x.dtype == torch.float64:
-        raise TypeError("block_rows takes no float64: use mcnn.paths.blocks.block_product")
+        raise TypeError("block_rows takes no float64: use mcnn.sparse.blocks.block_product")
     x, weight = x.contiguous(), weight.contiguous()
     outputs, batch = len(blocks.outputs), x.shape[1]
     k_in, k_out = len(weight) // outputs, len(weight) // len(blocks.inputs)

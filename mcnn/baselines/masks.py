@@ -31,7 +31,7 @@ class Masked:
 
     Optimisers without weight decay then leave zeros alone.
     Where masks change, momentum still pushes weights that have left, so they are put back to zero
-    after every step: an instance is an ``on_step`` of :func:`mcnn.train.fit`.
+    after every step: an instance is an ``on_step`` of :func:`mcnn.training.fit`.
 
     Parameters
     ----------

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from mcnn import claims, experiments, project, records, runner
-from mcnn.claims import Judgement
 from mcnn.errors import UsageError
+from mcnn.ledger import claims, project, records, registry, runner
+from mcnn.ledger.claims import Judgement
 from mcnn.stats import Interval
 
 _SIGNS = {
@@ -98,7 +98,7 @@ def verdicts(judgements: Sequence[Judgement], link: str) -> str:
     Parameters
     ----------
     judgements
-        From :func:`mcnn.claims.judge_all`.
+        From :func:`mcnn.ledger.claims.judge_all`.
     link
         Format of a link to a chapter, such as ``"../{notebook}"``; left out if empty.
     """
@@ -122,7 +122,7 @@ def ledger(judgements: Sequence[Judgement], *, details: bool = False) -> str:
     Parameters
     ----------
     judgements
-        From :func:`mcnn.claims.judge`.
+        From :func:`mcnn.ledger.claims.judge`.
     details
         Whether to list all readings.
     """
@@ -156,7 +156,7 @@ def update_pages(judgements: Sequence[Judgement], *, write: bool) -> list[Path]:
     Parameters
     ----------
     judgements
-        From :func:`mcnn.claims.judge_all`.
+        From :func:`mcnn.ledger.claims.judge_all`.
     write
         Whether to change the files or only to look.
 
@@ -220,7 +220,7 @@ def run(name: str, profile: str = "fast", device: str = "auto") -> list[records.
     if profile == "full":
         runner.run([runner.plan(name, profile)], where)
         return records.read(name, profile=profile)
-    experiment = experiments.get(name)
+    experiment = registry.get(name)
     trials = experiment.trials(profile, experiment.seeds[profile])
     return [records.Record(runner.run_trial(name, profile, t, where)) for t in trials]
 

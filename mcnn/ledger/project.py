@@ -18,7 +18,7 @@ def root() -> Path:
         Outside a checkout of the project.
     """
     here = Path.cwd()
-    beside_package = Path(__file__).resolve().parent.parent
+    beside_package = Path(__file__).resolve().parents[2]
     for folder in (here, *here.parents, beside_package):
         if (folder / CLAIMS).is_file() and (folder / "mcnn").is_dir():
             return folder

@@ -7,8 +7,9 @@
 ``mcnn::path_rectified``       back through a rectifier
 =============================  ==================================================================
 
-On a CPU with a C compiler the loops of :mod:`mcnn.paths.native` serve, for layers of some size; on
-a GPU with Triton the kernels of :mod:`mcnn.paths.fused`; else PyTorch's own operators.
+On a CPU with a C compiler the loops of :mod:`mcnn.sparse.backends.c` serve, for layers of some
+size; on a GPU with Triton the kernels of :mod:`mcnn.sparse.backends.triton`; else PyTorch's own
+operators.
 As operators of their own, compilers take them as they are.
 """
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcnn.paths import native
+from mcnn.sparse.backends import c
 
 _TILE = 1 << 18  # numbers that a tile of the general form of inner products holds
 
@@ -51,15 +52,15 @@ def _sum(
     bias: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    if native.serves(index.shape[0], x, weight):
-        return native.sum_rows(x, weight, index, starts, bias, relu)
+    if c.serves(index.shape[0], x, weight):
+        return c.sum_rows(x, weight, index, starts, bias, relu)
     if x.is_cuda and _fused() is not None:
         return _fused().sum_rows(x, weight, index, starts, bias, relu)
     return finished(torch_sum(x, weight, index, starts), bias, relu)
 
 
 def torch_sum(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor:
-    """Sum weighted rows by PyTorch's operators; see :func:`mcnn.paths.native.sum_rows`."""
+    """Sum weighted rows by PyTorch's operators; see :func:`mcnn.sparse.backends.c.sum_rows`."""
     return F.embedding_bag(
         index,
         x.contiguous(),
@@ -77,15 +78,15 @@ def _(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor, *_: Tensor | boo
 
 @torch.library.impl("mcnn::path_dot", "CompositeExplicitAutograd")
 def _dot(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:
-    if native.serves(inputs.shape[0], x, grad):
-        return native.dot_rows(x, grad, inputs, starts)
+    if c.serves(inputs.shape[0], x, grad):
+        return c.dot_rows(x, grad, inputs, starts)
     if x.is_cuda and _fused() is not None:
         return _fused().dot_rows(x, grad, inputs, outputs)
     return torch_dot(x, grad, inputs, outputs, starts)
 
 
 def torch_dot(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:
-    """Return the inner products by PyTorch's operators; see :func:`mcnn.paths.native.dot_rows`."""
+    """Return the inner products by PyTorch's operators; see ``dot_rows`` of the loops in C."""
     # A sparse matrix of PyTorch has no room for more edges, of duplicates, than units to join.
     fits = len(inputs) <= len(grad) * len(x)
     if fits and x.dtype in (torch.float32, torch.float64):
@@ -121,8 +122,8 @@ def _grads(
     starts_by_input: Tensor,
 ) -> tuple[Tensor, Tensor]:
     edges = weight.shape[0]
-    if edges <= native.SCATTERED and native.serves(edges, x, weight):
-        return native.gradients(x, grad, weight, order, outputs_by_input, starts_by_input)
+    if edges <= c.SCATTERED and c.serves(edges, x, weight):
+        return c.gradients(x, grad, weight, order, outputs_by_input, starts_by_input)
     sorted_weight = weight.index_select(0, order)  # [edges]
     dx = torch.ops.mcnn.path_sum(grad, sorted_weight, outputs_by_input, starts_by_input)
     return dx, torch.ops.mcnn.path_dot(x, grad, inputs, outputs, starts)
@@ -135,8 +136,8 @@ def _(x: Tensor, grad: Tensor, weight: Tensor, *_: Tensor) -> tuple[Tensor, Tens
 
 @torch.library.impl("mcnn::path_rectified", "CompositeExplicitAutograd")
 def _rectified(grad: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    if native.serves(y.shape[0], y, grad):
-        return native.rectified(grad, y)
+    if c.serves(y.shape[0], y, grad):
+        return c.rectified(grad, y)
     passed = torch.ops.aten.threshold_backward(grad, y, 0)
     return passed, passed.sum(1)
 
@@ -150,7 +151,7 @@ def _(grad: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _fused() -> ModuleType | None:
     """Import the kernels for GPUs, which takes a while: only where there is one to run them."""
     try:
-        from mcnn.paths import fused
+        from mcnn.sparse.backends import triton
     except ImportError:
         warnings.warn(
             "Triton is missing: layers of paths on the GPU go through PyTorch's operators, which "
@@ -158,7 +159,7 @@ def _fused() -> ModuleType | None:
             stacklevel=2,
         )
         return None
-    return fused
+    return triton
 
 
 def backend(device: torch.device | str) -> str:
@@ -178,7 +179,7 @@ def backend(device: torch.device | str) -> str:
     kind = torch.device(device).type
     if kind == "cuda" and _fused() is not None:
         return "triton"
-    return "c" if kind == "cpu" and native.available() else "torch"
+    return "c" if kind == "cpu" and c.available() else "torch"
 
 
 def finished(y: Tensor, bias: Tensor | None, relu: bool) -> Tensor:

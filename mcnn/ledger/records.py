@@ -18,10 +18,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from mcnn import experiments, project
 from mcnn.errors import McnnError, RecordError
-from mcnn.experiments.base import Experiment, Trial
-from mcnn.provenance import code_hash
+from mcnn.ledger import project, registry
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.provenance import code_hash
 
 REVALIDATIONS = "revalidations.jsonl"
 
@@ -61,7 +61,7 @@ class Record:
     @cached_property
     def config(self) -> Trial:
         """The configuration, as the dataclass of its experiment."""
-        return experiments.get(self.experiment).parse(self.line["config"])
+        return registry.get(self.experiment).parse(self.line["config"])
 
 
 def digest(line: dict[str, Any]) -> str:
@@ -124,7 +124,7 @@ def read(experiment: str, results: Path | None = None, profile: str = "full") ->
     found, problems = scan(path(experiment, results))
     if problems:
         raise RecordError(problems[0])
-    fresh = fresh_codes(experiments.get(experiment), results)
+    fresh = fresh_codes(registry.get(experiment), results)
     found = [r for r in found if r.profile == profile]
     return [replace(r, stale=r.provenance["code"] not in fresh) for r in found]
 
@@ -171,7 +171,7 @@ def _check(text: bytes, stem: str) -> Record:
         name, profile, config = line["experiment"], line["profile"], line["config"]
         if name != stem or profile not in project.PROFILES:
             raise RecordError(f"foreign: a record of {name!r} ({profile!r})")
-        experiment = experiments.get(name)
+        experiment = registry.get(name)
         if line["hash"] != experiment.key(profile, experiment.parse(config)):
             raise RecordError("foreign: its hash is not that of its configuration")
         line["metrics"], line["provenance"]["code"]
@@ -267,7 +267,7 @@ def replace_file(file: Path, content: bytes) -> None:
 
 def fresh_codes(experiment: Experiment, results: Path) -> set[str]:
     """Return the code hashes whose records count: today's, and those revalidated under it."""
-    now = code_hash(experiment.run.__module__)
+    now = code_hash(experiment.roots)
     notes = [note for note in revalidations(results) if note["experiment"] == experiment.name]
     fresh, more = set(), {now}
     while more - fresh:  # a note can lead on from another

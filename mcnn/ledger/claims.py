@@ -21,8 +21,8 @@ from pydantic import (
     field_validator,
 )
 
-from mcnn import experiments, project, records
 from mcnn.errors import RecordError, UsageError
+from mcnn.ledger import project, records, registry
 from mcnn.stats import Interval, interval
 
 VERDICTS = ("reproduced", "contradicted", "inconclusive", "not run", "stale")
@@ -172,7 +172,7 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
     seeds that are added until a verdict turns would be chosen by the result.
     Where a trial has only a record of older code, the verdict is *stale*.
     """
-    known = experiments.all_experiments()
+    known = registry.all_experiments()
     if claim.experiment not in known:
         return Judgement(claim, "not run", claim.needs or "the experiment is not written yet")
     experiment = known[claim.experiment]

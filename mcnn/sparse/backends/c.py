@@ -1,6 +1,6 @@
 r"""Layers of paths on the CPU: loops in C that gather, multiply and sum in registers.
 
-The sums are those of :mod:`mcnn.paths.product`, and their order is that of PyTorch's
+The sums are those of :mod:`mcnn.sparse.autograd`, and their order is that of PyTorch's
 ``embedding_bag``, so the first two come out the same to the last bit.
 A loop owns a unit and a tile of the batch, whose numbers stay in vector registers while it walks
 along the edges of the unit.
@@ -10,7 +10,7 @@ when it is there.
 Sixteen of the inner products :math:`\partial/\partial w_e` are summed at a time: as many vectors
 are transposed while they are added, instead of adding up the numbers within each.
 
-Where the layer falls into complete blocks (:mod:`mcnn.paths.blocks`), the same loops visit its
+Where the layer falls into complete blocks (:mod:`mcnn.sparse.blocks`), the same loops visit its
 units block by block: the few rows that a block reads then stay in the cache nearest to the
 processor, and no index of edges is read at all.
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mcnn import native
-from mcnn.paths.loops import SOURCE
+from mcnn.sparse.loops import SOURCE
 
 LANES = 16  # numbers in a vector: smaller batches are left to PyTorch
 SMALLEST = 1 << 16  # multiplications: fewer are done before a compiler has started
@@ -184,7 +184,7 @@ def sum_blocks(
     x, weight, bias, relu
         As there; the weights are sorted by output and within it by input.
     inputs, outputs
-        int64 [inputs] and [outputs], block after block, see :class:`mcnn.paths.blocks.Blocks`.
+        int64 [inputs] and [outputs], block after block, see :class:`mcnn.sparse.blocks.Blocks`.
 
     Returns
     -------

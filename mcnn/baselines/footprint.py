@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mcnn.paths.peers.masks import weights
+from mcnn.baselines.masks import weights
 
 STORAGES = ("dense", "csr", "slices", "fan-in", "paths", "seed")
 _WEIGHT = 4  # bytes

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mcnn.paths.peers.masks import Masked, ranked, weights
+from mcnn.baselines.masks import Masked, ranked, weights
 from mcnn.sampling import as_seed, hash_bits
 
 
 class Evolving(Masked):
-    r"""Replace weights of each layer every few steps; an ``on_step`` of :func:`mcnn.train.fit`.
+    r"""Replace weights of each layer every few steps; an ``on_step`` of :func:`mcnn.training.fit`.
 
     At step t the fraction :math:`\frac{\alpha}{2}(1+\cos\frac{\pi t}{T})` of a layer's weights
     leaves, those of smallest magnitude, and as many come, at zero.
@@ -21,7 +21,7 @@ class Evolving(Masked):
     Parameters
     ----------
     model, masks
-        As in :class:`mcnn.paths.peers.masks.Masked`.
+        As in :class:`mcnn.baselines.masks.Masked`.
     steps
         Of the whole training.
     fraction

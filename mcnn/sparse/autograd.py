@@ -13,7 +13,7 @@ With the examples innermost, activations [units, batch], each edge reads and add
 the first two sums are what PyTorch's ``embedding_bag`` computes, over edges sorted by output and
 by input.
 The third is PyTorch's ``sampled_addmm``.
-Faster forms take over where the machine has them, see :mod:`mcnn.paths.sums`.
+Faster forms take over where the machine has them, see :mod:`mcnn.sparse.ops`.
 
 Where most of all edges are there, a matrix with zeros in it is faster: :data:`DENSE_FROM`.
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mcnn.paths.sums import finished, unfinished
+from mcnn.sparse.ops import finished, unfinished
 
 DENSE_FROM = 0.6  # share of all edges from which a matrix with zeros in it is faster on a CPU
 

@@ -1,4 +1,4 @@
-"""The loops over edges, in C: compiled and called by :mod:`mcnn.paths.native`."""
+"""The loops over edges, in C: compiled and called by :mod:`mcnn.sparse.backends.c`."""
 
 SOURCE = r"""
 #include <stdint.h>

@@ -16,8 +16,8 @@ A mask is a tensor of the shape of a weight, and :class:`Masked` keeps a network
 while it is trained.
 """
 
-from mcnn.paths.peers.evolve import RigL, Set
-from mcnn.paths.peers.masks import (
+from mcnn.baselines.evolve import RigL, Set
+from mcnn.baselines.masks import (
     Masked,
     edges_of,
     erk_densities,
@@ -27,7 +27,7 @@ from mcnn.paths.peers.masks import (
     shuffled,
     weights,
 )
-from mcnn.paths.peers.saliency import connection_sensitivity, snip, synaptic_flow, synflow
+from mcnn.baselines.saliency import connection_sensitivity, snip, synaptic_flow, synflow
 
 __all__ = [
     "Masked",

@@ -16,7 +16,7 @@ import torch
 from mcnn.errors import RecordError
 
 if TYPE_CHECKING:
-    from mcnn.records import Record
+    from mcnn.ledger.records import Record
 
 Measure = Callable[[Sequence["Record"]], Mapping[str, Sequence[float]]]
 
@@ -64,6 +64,12 @@ class Experiment:
     seeds: Mapping[str, Sequence[int]]
     measures: Mapping[str, Measure] = field(default_factory=dict)
     tolerance: float = 1e-6
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """What the code of a trial starts from, for :mod:`mcnn.ledger.code`."""
+        parts = [(x.__module__, x.__qualname__.partition(".")[0]) for x in (self.run, self.trial)]
+        return tuple(f"{module}:{name}" for module, name in parts)
 
     def parse(self, config: Mapping[str, Any]) -> Trial:
         """Turn a record's configuration back into a trial.

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mcnn.paths import native
-from mcnn.paths.product import Edges, fitted
-from mcnn.paths.sums import finished, unfinished
+from mcnn.sparse.autograd import Edges, fitted
+from mcnn.sparse.backends import c
+from mcnn.sparse.ops import finished, unfinished
 
 BLOCKS_FROM = 16  # units of a block from which small matrices beat single edges on a CPU
 
@@ -48,7 +48,7 @@ def find_blocks(edges: Edges) -> Blocks | None:
     Parameters
     ----------
     edges
-        From :func:`mcnn.paths.product.edges_of_paths`.
+        From :func:`mcnn.sparse.autograd.edges_of_paths`.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def find_blocks(edges: Edges) -> Blocks | None:
     Examples
     --------
     >>> from mcnn.paths import sample_paths
-    >>> from mcnn.paths.product import edges_of_paths
+    >>> from mcnn.sparse.autograd import edges_of_paths
     >>> edges, _ = edges_of_paths(sample_paths([8, 8], 16), 8, 8)
     >>> sorted(find_blocks(edges).inputs.view(4, 2).sort(1).values.tolist())
     [[0, 4], [1, 5], [2, 6], [3, 7]]
@@ -86,7 +86,7 @@ def _inverse(order: Tensor) -> Tensor:
 def block_product(
     x: Tensor, weight: Tensor, blocks: Blocks, bias: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    """As :func:`mcnn.paths.product.product`, for a layer that falls into blocks.
+    """As :func:`mcnn.sparse.autograd.product`, for a layer that falls into blocks.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def block_product(
     ValueError
         If the shapes do not fit the blocks.
     TypeError
-        As :func:`mcnn.paths.product.product` does.
+        As :func:`mcnn.sparse.autograd.product` does.
     """
     inputs, outputs, edges = len(blocks.inputs), len(blocks.outputs), len(weight)
     k_in, k_out = edges // outputs, edges // inputs
@@ -140,7 +140,7 @@ class _Product(torch.autograd.Function):
         return dx, dw, dbias, *[None] * 5
 
 
-# Operators as in mcnn.paths.sums.
+# Operators as in mcnn.sparse.ops.
 _BLOCKS = "Tensor inputs, Tensor input_places, Tensor outputs, Tensor output_places"
 torch.library.define(
     "mcnn::path_blocks",
@@ -163,8 +163,8 @@ def _product(
     bias: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    if native.serves(weight.shape[0], x, weight):
-        return native.sum_blocks(x, weight, inputs, outputs, bias, relu)
+    if c.serves(weight.shape[0], x, weight):
+        return c.sum_blocks(x, weight, inputs, outputs, bias, relu)
     with torch.autocast(x.device.type, enabled=False):  # as where other forms serve
         y = torch.bmm(_matrices(weight, inputs, outputs), _rows(x, inputs, weight, outputs))
     y = y.flatten(0, 1).index_select(0, output_places)  # [outputs, batch]
@@ -193,8 +193,8 @@ def _grads(
     outputs: Tensor,
     output_places: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    if native.serves(weight.shape[0], x, weight):
-        return native.block_gradients(x, grad, weight, inputs, outputs)
+    if c.serves(weight.shape[0], x, weight):
+        return c.block_gradients(x, grad, weight, inputs, outputs)
     delta = _rows(grad, outputs, weight, inputs)  # [blocks, k_out, batch]
     dx = torch.bmm(_matrices(weight, inputs, outputs).mT, delta)  # [blocks, k_in, batch]
     dw = torch.bmm(delta, _rows(x, inputs, weight, outputs).mT)  # [blocks, k_out, k_in]

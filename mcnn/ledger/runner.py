@@ -29,9 +29,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mcnn import data, experiments, project, provenance, records
+from mcnn import data
 from mcnn.errors import McnnError, TrialError, UsageError, unknown
-from mcnn.experiments.base import Experiment, Trial
+from mcnn.ledger import project, provenance, records, registry
+from mcnn.ledger.experiment import Experiment, Trial
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def plan(
     DataError
         If ``where`` names a data set that is missing and that no command can download.
     """
-    experiment = experiments.get(name)
+    experiment = registry.get(name)
     if profile not in project.PROFILES:
         raise unknown("profile", profile, project.PROFILES)
     trials = experiment.trials(profile, experiment.seeds[profile] if seeds is None else seeds)
@@ -179,8 +180,7 @@ def run(
         _check_writable(folder)
     if not scheduler:
         _check_data(trial for _, trial in work)
-    modules = {p.experiment.run.__module__ for p in plans}
-    codes = {module: provenance.code_state(module)["code"] for module in modules}
+    codes = {p.experiment.name: provenance.code_state(p.experiment.roots)["code"] for p in plans}
     failures = []
     bar = tqdm(total=len(work), unit="trial", desc="trials", disable=None, smoothing=0)
     with bar, _executor(min(jobs, len(work)), scheduler) as executor:
@@ -198,13 +198,55 @@ def run(
                 shown = [] if isinstance(error, McnnError) else traceback.format_exception(error)
                 tqdm.write("".join([*shown, failures[-1]]), file=sys.stderr)
             else:
-                if line["provenance"]["code"] != codes[p.experiment.run.__module__]:
+                if line["provenance"]["code"] != codes[name]:
                     raise UsageError(f"a worker runs other code of {name} than is here: update it")
                 file = records.path(name, results or project.results_dir(p.profile))
                 records.append([line], file, overwrite=True)
             bar.update()
     if failures:
         raise TrialError(f"{len(failures)} of {len(work)} trials failed, first {failures[0]}")
+
+
+def again(
+    calls: Sequence[tuple[str, str, Trial]], device: torch.device, jobs: int = 1
+) -> Iterator[tuple[int, dict[str, Any] | McnnError]]:
+    """Run recorded trials again, in their order, and yield the number and the line of each.
+
+    Parameters
+    ----------
+    calls
+        Name of the experiment, profile and trial.
+    device
+        Of every trial.
+    jobs
+        Processes on this machine, each with one thread; trials then end in any order.
+
+    Yields
+    ------
+    int
+        Which of the calls.
+    dict or McnnError
+        Its record, or why it has none.
+    """
+    with _executor(min(jobs, len(calls)), None) as executor:
+        if executor is None:
+            for number, call in enumerate(calls):
+                yield number, _outcome(partial(run_trial, *call, device))
+            return
+        futures = {executor.submit(run_trial, *c, device): n for n, c in enumerate(calls)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], _outcome(future.result)
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _outcome(finish: Callable[[], dict[str, Any]]) -> dict[str, Any] | McnnError:
+    try:
+        return finish()
+    except McnnError as error:
+        return error
 
 
 def _finished(
@@ -240,16 +282,17 @@ def run_trial(name: str, profile: str, trial: Trial, device: torch.device) -> di
     thread only, so that a process runs one trial at a time, also where it is a worker with many
     threads.
     """
-    experiment = experiments.get(name)
-    module = experiment.run.__module__
+    experiment = registry.get(name)
     with _one_at_a_time, _one_thread():
-        provenance.code_state(module)  # before the trial: files may be edited while it runs
+        provenance.code_state(
+            experiment.roots
+        )  # before the trial: files may be edited while it runs
         provenance.reset_peak_memory(device)
         start = time.perf_counter()
         metrics = experiment.run(trial, device)
         seconds = time.perf_counter() - start
         peak = provenance.peak_memory(device)
-    made_by = provenance.describe(module, device) | {
+    made_by = provenance.describe(experiment.roots, device) | {
         "data": _fingerprint(getattr(trial, "dataset", None)),
         "seconds": round(seconds, 3),
         "peak_memory_bytes": peak,

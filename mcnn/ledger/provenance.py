@@ -1,0 +1,113 @@
+"""Where a number comes from: the commit, the code it depends on, the machine that made it."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcnn import __version__
+from mcnn.ledger.code import Code, here
+
+
+@cache
+def code_hash(roots: tuple[str, ...]) -> str:
+    """Hash all the code that an experiment reaches, see :mod:`mcnn.ledger.code`.
+
+    Parameters
+    ----------
+    roots
+        What it starts from: :attr:`mcnn.ledger.experiment.Experiment.roots`, or modules.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits, the same under every Python version.
+    """
+    return _code(roots).hash(roots)
+
+
+def _code(roots: Sequence[str]) -> Code:
+    """Return the source of the package, and of modules outside of it that are started from."""
+    code = here()
+    for root in roots:
+        name = root.partition(":")[0]
+        if code.module(name) is None:
+            code.include(name, Path(sys.modules[name].__file__))
+    return code
+
+
+@cache
+def code_state(roots: tuple[str, ...]) -> dict[str, Any]:
+    """Return the commit, whether the code differs from it, and the hash of the code.
+
+    They are read once: files that are edited later are not those that this process imported.
+    """
+    code = _code(roots)
+    files = [str(file) for file in code.files(code.closure(roots))]
+    folder = code.root
+    # A file that git ignores, as in an environment's site-packages, is of no commit either.
+    status = _git(folder, "status", "--porcelain", "--ignored", "--", *files)
+    return {
+        "commit": _git(folder, "rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "code": code_hash(roots),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        run = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()
+
+
+def describe(roots: tuple[str, ...], device: torch.device) -> dict[str, Any]:
+    """Return what made a number, but for the data, the time and the memory it took."""
+    return code_state(roots) | {
+        "device": device_name(device),
+        "mcnn": __version__,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "python": platform.python_version(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the processor or the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return next(x.partition(":")[2].strip() for x in text.splitlines() if "model name" in x)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure peak memory anew; of the process, only Linux can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held since the last reset: of the GPU, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""Sparse layers: their structure, the operators that multiply them, and who computes those."""

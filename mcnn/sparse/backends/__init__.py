@@ -1,0 +1,1 @@
+"""What computes the operators of sparse layers: loops in C, kernels in Triton."""

@@ -1,0 +1,23 @@
+"""Training: one loop, the networks of the chapters, and many networks trained as one."""
+
+from mcnn.training.fit import (
+    AUGMENTATIONS,
+    OPTIMIZERS,
+    SCHEDULES,
+    DivergenceError,
+    Evaluation,
+    crop_flip,
+    evaluate,
+    fit,
+)
+
+__all__ = [
+    "AUGMENTATIONS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "DivergenceError",
+    "Evaluation",
+    "crop_flip",
+    "evaluate",
+    "fit",
+]

@@ -2,8 +2,7 @@
 
 PyTorch's operators each go through memory; a loop that does all that they do while a row stays in
 the cache is often several times faster.
-The modules named ``native`` hold such loops, as the text of a C program, beside the operators that
-compute the same.
+Such loops stand in C files beside the modules whose operators compute the same.
 The compiler is ``cc``, or what the environment variable ``CC`` names; it takes less than a second.
 Where there is none, or it fails, :func:`library` returns None and PyTorch's operators serve.
 """
@@ -30,14 +29,14 @@ _HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)  # where there are any
 
 
 def library(
-    source: str, arguments: Mapping[str, Sequence[Any]], *, contract: bool
+    source: Path, arguments: Mapping[str, Sequence[Any]], *, contract: bool
 ) -> ctypes.CDLL | None:
     """Compile a C program and load it.
 
     Parameters
     ----------
     source
-        The program.
+        The program, a file; its includes are looked for in the folder of the package.
     arguments
         From the name of a function to the types of its arguments; all return an int.
     contract
@@ -51,13 +50,16 @@ def library(
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
         return None
-    flags = (*_FLAGS, f"-ffp-contract={'fast' if contract else 'off'}")
+    flags = (
+        *_FLAGS,
+        f"-I{Path(__file__).parent}",
+        f"-ffp-contract={'fast' if contract else 'off'}",
+    )
     for machine in (("-march=native",), ()):  # not every compiler knows its own machine
         try:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                text, binary = Path(folder, "loops.c"), Path(folder, "loops.so")
-                text.write_text(source, encoding="utf-8")
-                command = [compiler, *flags, *machine, "-o", str(binary), str(text), "-lm"]
+                binary = Path(folder, "loops.so")
+                command = [compiler, *flags, *machine, "-o", str(binary), str(source), "-lm"]
                 subprocess.run(command, capture_output=True, check=True, timeout=60)
                 loaded = ctypes.CDLL(str(binary))
         except (OSError, subprocess.SubprocessError):

@@ -42,6 +42,8 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX2 = 0x94D049BB133111EB - 2**64
 
+_AT_ZERO = 0xD1B54A32D192ED03 - 2**64  # the input that takes the place of zero
+
 _BITS = 53  # of a float64 mantissa: k / 2**53 is exact
 
 
@@ -81,7 +83,27 @@ def hash_bits(seed: int, index: Tensor) -> Tensor:
         int64, the shape and device of ``index``.
     """
     key = int(_mix(torch.tensor(seed)))  # neighbouring seeds must not give shifted streams
-    return _mix(index * _GOLDEN + key)
+    z = index * _GOLDEN + key
+    return _mix(torch.where(z == 0, _AT_ZERO, z))  # mixing has one fixed point: zero
+
+
+def fold_in(seed: int, number: int) -> int:
+    """Return a seed of its own for each number: of a layer, a stream, a repetition.
+
+    Parameters
+    ----------
+    seed
+        From :func:`as_seed`, or its complement ``~seed`` for a second family.
+    number
+        Which one.
+
+    Examples
+    --------
+    >>> fold_in(7, 0) == fold_in(7, 1)
+    False
+    """
+    # Without the exception for zero: a seed may be zero, and recorded seeds stay what they were.
+    return int(_mix(torch.tensor(number) * _GOLDEN + _mix(torch.tensor(seed)))) & (2**63 - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -164,9 +186,17 @@ def points(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     x = torch.as_tensor(METHODS[method](n, d, as_seed(seed)), dtype=torch.float64)
-    # Rounding to a narrower type must not reach 1.
-    below_one = 1 - torch.finfo(dtype).eps / 2
-    return x.to(dtype).clamp_(max=below_one).to(device)
+    return _rounded_down(x, dtype).to(device)
+
+
+def _rounded_down(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round numbers in [0, 1) to a narrower type; upwards they would reach the next cell, or 1."""
+    y = x.to(dtype)
+    if dtype == x.dtype:
+        return y
+    bits = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
+    # The bits of positive numbers are in the order of the numbers: one less is the next below.
+    return (y.view(bits) - (y.double() > x).to(bits)).view(dtype)
 
 
 def _random(n: int, d: int, seed: int) -> Tensor:

@@ -372,9 +372,9 @@ def test_weights_are_counts_times_a_scale():
 
 
 def _seed_of_first_layer():
-    from mcnn.sampling import hash_bits
+    from mcnn.sampling import fold_in
 
-    return int(hash_bits(0, torch.tensor(0))) & (2**63 - 1)
+    return fold_in(0, 0)
 
 
 def test_fraction_is_of_the_fan_in():

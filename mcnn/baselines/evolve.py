@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.baselines.masks import Masked, ranked, weights
-from mcnn.sampling import as_seed, hash_bits
+from mcnn.sampling import as_seed, fold_in, hash_bits
 
 
 class Evolving(Masked):
@@ -100,7 +100,7 @@ class Set(Evolving):
     def grow(self, name: str, kept: Tensor, step: int) -> Tensor:
         """Return random scores."""
         stream = list(self.masks).index(name) + len(self.masks) * step
-        seed = int(hash_bits(self.seed, torch.tensor(stream))) & (2**63 - 1)
+        seed = fold_in(self.seed, stream)
         return hash_bits(seed, torch.arange(kept.numel())).view(kept.shape).to(kept.device)
 
 

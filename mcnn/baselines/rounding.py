@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from mcnn.density import model as sampling_of_models
 from mcnn.density.model import Layers
-from mcnn.sampling import as_seed, hash_bits, uniforms
+from mcnn.sampling import as_seed, fold_in, uniforms
 
 CLIPS = ("max", "mse")
 _STEPS = 64  # scales that are tried for the least squared error
@@ -253,7 +253,7 @@ def quantize(
     model = copy.deepcopy(model)
     found = {}
     for number, (name, module) in enumerate(sampling_of_models._chosen(model, layers)):
-        own_seed = int(hash_bits(seed, torch.tensor(number))) & (2**63 - 1)
+        own_seed = fold_in(seed, number)
         rows = sampling_of_models._rows(module)
         codes, scale = rule(rows, own_seed)
         sampling_of_models._store(module, codes.to(rows.dtype) * scale[:, None], "exact")

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from mcnn.density.counts import dequantize, sample_counts
-from mcnn.sampling import as_seed, hash_bits
+from mcnn.sampling import as_seed, fold_in
 
 BIASES = ("exact", "sampled", "none")
 Layers = Iterable[str] | Callable[[str, nn.Module], bool] | None
@@ -185,7 +185,7 @@ def quantize(
     model = copy.deepcopy(model)
     reports = []
     for number, (name, module) in enumerate(_chosen(model, layers)):
-        own_seed = int(hash_bits(seed, torch.tensor(number))) & (2**63 - 1)
+        own_seed = fold_in(seed, number)
         rows = _rows(module)  # [rows, inputs]
         sampled_bias = bias == "sampled" and module.bias is not None
         if sampled_bias:

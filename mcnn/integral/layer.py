@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from mcnn.integral.kernels import Kernel, cosines
 from mcnn.integral.nodes import nodes
-from mcnn.sampling import as_seed, hash_bits
+from mcnn.sampling import as_seed, fold_in
 
 
 class IntegralLayer(nn.Module):
@@ -222,8 +222,7 @@ class IntegralNet(nn.Module):
     def draw(self, n: int, points: str) -> None:
         """Replace the nodes of all layers by n new ones each."""
         for layer in self.layers:
-            number = torch.tensor(self.draws)
-            layer.draw(n, points, int(hash_bits(self.seed, number)) & (2**63 - 1))
+            layer.draw(n, points, fold_in(self.seed, self.draws))
             self.draws += 1
 
     def forward(self, images: Tensor) -> Tensor:

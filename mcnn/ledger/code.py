@@ -356,8 +356,12 @@ def here() -> Code:
 
 
 def c_text(path: Path) -> str:
-    """Return a C source without comments, its white space made even."""
-    return " ".join(_COMMENTS.sub(" ", path.read_text(encoding="utf-8")).split())
+    """Return a C source without comments, its white space made even, and what it includes."""
+    text = _COMMENTS.sub(" ", path.read_text(encoding="utf-8"))
+    names = re.findall(r'#include "([^"]+)"', text)
+    places = [folder / name for name in names for folder in (path.parent, *path.parents)]
+    included = [c_text(place) for place in places if place.is_file()]
+    return " ".join([*included, *text.split()])
 
 
 def dump(node: Any) -> str:

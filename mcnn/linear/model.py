@@ -6,7 +6,7 @@ from torch import nn
 from mcnn.density import Report, quantize
 from mcnn.density.model import Layers
 from mcnn.linear.layer import SampledLinear
-from mcnn.sampling import as_seed, hash_bits
+from mcnn.sampling import as_seed, fold_in
 
 
 def sample_linears(
@@ -60,7 +60,7 @@ def sample_linears(
     for number, layer in enumerate(report.layers):
         module = model.get_submodule(layer.name)
         if isinstance(module, nn.Linear):
-            own_seed = int(hash_bits(seed, torch.tensor(number))) & (2**63 - 1)  # as quantize does
+            own_seed = fold_in(seed, number)  # as quantize does
             sampled = SampledLinear.from_linear(module, layer.samples, seed=own_seed, **options)
             sampled.train(module.training)
             if not layer.name:

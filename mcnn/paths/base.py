@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.paths.generators import sample_paths
-from mcnn.sampling import as_seed, hash_bits
+from mcnn.sampling import as_seed, fold_in
 from mcnn.sparse.autograd import Edges, edges_of_paths
 from mcnn.sparse.blocks import Blocks, find_blocks
 
@@ -153,7 +153,7 @@ class PathLayer(nn.Module):
         size = math.prod(self.filter_size)
         scale = (2 / (fan_in * size)).sqrt().view(-1, *[1] * len(self.filter_size))
         shape = (len(outputs), *self.filter_size)
-        key = int(hash_bits(seed, torch.tensor(-1))) & (2**63 - 1)  # not a layer's stream
+        key = fold_in(seed, -1)  # not a layer's stream
         generator = torch.Generator().manual_seed(key)
         if self.init != "constant":
             return torch.randn(shape, generator=generator) * scale

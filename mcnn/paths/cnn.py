@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mcnn.paths.conv import PathConv2d
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.layers import PathLinear
-from mcnn.sampling import as_seed, hash_bits
+from mcnn.sampling import as_seed, fold_in
 
 
 class PathResidual(nn.Module):
@@ -136,4 +136,4 @@ def _normalised(
 
 
 def _seeds(seed: int, n: int) -> list[int]:
-    return [key & (2**63 - 1) for key in hash_bits(~seed, torch.arange(n)).tolist()]
+    return [fold_in(~seed, number) for number in range(n)]

@@ -48,7 +48,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from mcnn.density.counts import cumulated
-from mcnn.sampling import as_seed, hash_bits, uniforms
+from mcnn.sampling import as_seed, fold_in, uniforms
 
 METHODS = ("stratified", "iid")
 WEIGHTS = ("counts", "original")
@@ -199,7 +199,7 @@ def compress(
     for number in reversed(range(len(layers))):
         name, layer = layers[number]
         before, after = norms[number]  # [inputs], [rows]
-        own_seed = int(hash_bits(seed, torch.tensor(number))) & (2**63 - 1)
+        own_seed = fold_in(seed, number)
         w = layer.weight.flatten(1)  # [rows, inputs]
         counts = _COUNTS[method](w.double() * before, visits, own_seed)  # [rows, inputs]
         if weights == "counts":

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from mcnn.paths.sobol import BITS, integers, scrambled, sobol_dimensions
 from mcnn.sampling import _GENERATOR as LATTICE
-from mcnn.sampling import as_seed, hash_bits
+from mcnn.sampling import as_seed, fold_in, hash_bits
 
 _CHUNK = 1 << 22  # paths worked on at once: bounds the memory beside the result
 _WORD = 1 << 32
@@ -128,11 +128,11 @@ def sample_paths(
         raise ValueError(f"dimensions are of the method 'sobol', not of {method!r}")
     if len(dimensions) != len(widths):
         raise ValueError(f"{len(widths)} layers need as many dimensions, got {len(dimensions)}")
-    keys = hash_bits(as_seed(seed), torch.arange(len(widths))).tolist()
+    seed = as_seed(seed)
     device = torch.device(device)
     result = torch.empty(len(widths), paths, dtype=torch.int32, device=device)
     for number, units in enumerate(widths):
-        key, dimension = keys[number] & (2**63 - 1), dimensions[number]
+        key, dimension = fold_in(seed, number), dimensions[number]
         layer = _Layer(number, len(widths), units, key, dimension, device)
         step = max(_CHUNK, units)
         for first in range(0, paths, step):

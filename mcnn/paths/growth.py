@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.nets import PathMLP
-from mcnn.sampling import hash_bits
+from mcnn.sampling import fold_in
 
 
 def grow(net: PathMLP, paths: int, scale: float = 1.0) -> None:
@@ -106,6 +106,6 @@ def _replace(net: PathMLP, paths: Tensor, origin: Tensor, scale: float) -> None:
     number = int(net.sampled)
     for i, layer in enumerate(net.layers):
         # Another seed for each layer and each time.
-        key = int(hash_bits(net.seed, torch.tensor(-(number * len(net.widths) + i) - 1)))
-        layer.replace_paths(paths[i : i + 2], origin, key & (2**63 - 1), scale)
+        seed = fold_in(net.seed, -(number * len(net.widths) + i) - 1)
+        layer.replace_paths(paths[i : i + 2], origin, seed, scale)
     net.sampled += int((origin < 0).sum())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.layers import PathLinear
-from mcnn.sampling import as_seed, hash_bits
+from mcnn.sampling import as_seed, fold_in
 
 
 class PathMLP(nn.Module):
@@ -67,7 +67,6 @@ class PathMLP(nn.Module):
             paths = sample_paths(widths, paths, method, seed)
         if paths.dim() != 2 or len(paths) != len(widths):
             raise ValueError(f"paths must be [{len(widths)}, paths], got {list(paths.shape)}")
-        keys = hash_bits(~seed, torch.arange(len(widths))).tolist()
         self.method, self.seed = None if given else method, seed
         # Path number `sampled` comes next; saved, for a network that grew may go on after loading.
         self.register_buffer("sampled", torch.tensor(paths.shape[1]))
@@ -76,7 +75,7 @@ class PathMLP(nn.Module):
                 widths[i],
                 widths[i + 1],
                 paths[i : i + 2],
-                seed=keys[i] & (2**63 - 1),
+                seed=fold_in(~seed, i),
                 **options,
             )
             for i in range(len(widths) - 1)

@@ -35,7 +35,7 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from mcnn.partition.lfsr import lfsr_bits
-from mcnn.sampling import METHODS, as_seed, hash_bits, points, uniforms
+from mcnn.sampling import METHODS, as_seed, fold_in, points, uniforms
 
 SOURCES = ("random", "lfsr", "sobol", "lattice")
 
@@ -167,7 +167,7 @@ def substream(seed: int, index: int) -> int:
     >>> substream(1, 0) == substream(0, 1)
     False
     """
-    return int(hash_bits(as_seed(seed), torch.tensor(index))) & (2**63 - 1)
+    return fold_in(as_seed(seed), index)
 
 
 @functools.lru_cache(32)

@@ -91,7 +91,7 @@ def fit(
 
     Examples
     --------
-    >>> from mcnn import nets
+    >>> from mcnn.training import nets
     >>> from mcnn.data import load
     >>> models = [nets.build("mlp", seed=s, widths=(64, 10)) for s in range(3)]
     >>> rows = fit(models, load("digits"), epochs=1, seeds=range(3), lr=[0.1, 0.1, 0.2])

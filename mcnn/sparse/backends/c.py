@@ -19,12 +19,12 @@ The loops are compiled when the first product of some size comes, see :mod:`mcnn
 
 import ctypes
 import functools
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mcnn import native
-from mcnn.sparse.loops import SOURCE
 
 LANES = 16  # numbers in a vector: smaller batches are left to PyTorch
 SMALLEST = 1 << 16  # multiplications: fewer are done before a compiler has started
@@ -52,7 +52,7 @@ _ARGUMENTS = {
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    return native.library(SOURCE, _ARGUMENTS, contract=True)
+    return native.library(Path(__file__).parents[1] / "csr.c", _ARGUMENTS, contract=True)
 
 
 def available() -> bool:

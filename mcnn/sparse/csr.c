@@ -1,6 +1,4 @@
-"""The loops over edges, in C: compiled and called by :mod:`mcnn.sparse.backends.c`."""
-
-SOURCE = r"""
+/* The loops over edges; mcnn.sparse.backends.c compiles and calls them. */
 #include <stdint.h>
 #include <string.h>
 
@@ -217,4 +215,3 @@ int path_rectified(const float *restrict g, const float *restrict y, int64_t fir
     }
     return 0;
 }
-"""

@@ -194,12 +194,15 @@ def test_a_compiler_compiles_all_loops():
     assert backend("cpu") == "c"
 
 
-def test_without_a_compiler_there_is_none(monkeypatch):
+def test_without_a_compiler_there_is_none(monkeypatch, tmp_path):
+    good, bad = tmp_path / "good.c", tmp_path / "bad.c"
+    good.write_text("int one(void) { return 1; }")
+    bad.write_text("this is not C")
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert compiler.library("int one(void) { return 1; }", {"one": ()}, contract=False) is None
+    assert compiler.library(good, {"one": ()}, contract=False) is None
     monkeypatch.delenv("CC")
-    assert compiler.library("this is not C", {}, contract=False) is None
-    assert compiler.library("int one(void) { return 1; }", {"one": ()}, contract=True).one() == 1
+    assert compiler.library(bad, {}, contract=False) is None
+    assert compiler.library(good, {"one": ()}, contract=True).one() == 1
 
 
 def test_threads_do_not_outlive_a_fork():

@@ -13,6 +13,7 @@ from mcnn import claims
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book/talk.md"
+KNOWN = claims.load()
 DECKS = {"later": "000_*.txt", "earlier": "001_*.txt"}
 # One sign, written in two ways by the programs that made text of the decks.
 SAME = str.maketrans({"−": "-", "\N{NO-BREAK SPACE}": " "})
@@ -45,17 +46,17 @@ def test_white_space_and_the_minus_are_all_that_may_differ():
     assert plain("e\N{COMBINING ACUTE ACCENT}") == "é"
 
 
-@pytest.mark.parametrize("name", [n for n, c in claims.load().items() if c.source == claims.TALK])
+@pytest.mark.parametrize("name", [n for n, c in KNOWN.items() if c.source == claims.TALK])
 def test_a_quote_is_word_for_word(name):
-    claim = claims.load()[name]
+    claim = KNOWN[name]
     for text in decks(claim.deck):
         assert plain(claim.quote) in text
     assert any(plain(claim.slide) in text for text in decks(claim.deck)), "no slide of this title"
 
 
-@pytest.mark.parametrize("name", [n for n, c in claims.load().items() if c.deck != "both"])
+@pytest.mark.parametrize("name", [n for n, c in KNOWN.items() if c.deck != "both"])
 def test_a_quote_of_one_deck_is_not_in_the_other(name):
-    claim = claims.load()[name]
+    claim = KNOWN[name]
     if claim.deck is not None:
         (other,) = DECKS.keys() - {claim.deck}
         assert plain(claim.quote) not in deck(other), "in both decks"
@@ -88,7 +89,7 @@ def test_every_statement_has_a_place_a_claim_or_a_reason():
         statement, section, why = cells
         assert statement
         if named(why):
-            assert named(why) <= claims.load().keys(), statement
+            assert named(why) <= KNOWN.keys(), statement
             counts["claim"] += 1
         elif why == "–":
             assert section != "–", f"neither place, nor claim, nor reason: {statement}"
@@ -102,7 +103,7 @@ def test_every_statement_has_a_place_a_claim_or_a_reason():
 
 
 def test_every_claim_of_the_talk_is_on_the_page_beside_a_statement_of_its_deck():
-    for claim in claims.load().values():
+    for claim in KNOWN.values():
         if claim.role == "talk":
             found = {of for of, cells in statements() if claim.id in named(cells[2])}
             assert found >= (set(DECKS) if claim.deck == "both" else {claim.deck}), claim.id

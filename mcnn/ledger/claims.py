@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
 from pydantic import (
@@ -19,13 +19,15 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from mcnn.errors import RecordError, UsageError
-from mcnn.ledger import project, records, registry
+from mcnn.ledger import project, records, registry, verdicts
+from mcnn.ledger.verdicts import REPORTED, Better
 from mcnn.stats import Interval, interval
 
-VERDICTS = ("reproduced", "contradicted", "inconclusive", "not run", "stale")
+TALK = "the talk"
 _EXACT = ("identity", "count")
 
 
@@ -40,6 +42,9 @@ class Test(_Strict):
 
     reading: str
     accept: tuple[FiniteFloat | None, FiniteFloat | None]
+    reason: str
+    better: Better | None = None
+    effect: bool = False
 
     @field_validator("accept")
     @classmethod
@@ -50,6 +55,15 @@ class Test(_Strict):
         if low is not None and high is not None and low > high:
             raise ValueError("accepts nothing")
         return accept
+
+    @model_validator(mode="after")
+    def _sided(self) -> Self:
+        low, high = self.bounds
+        if (self.better == "higher" and low == -inf) or (self.better == "lower" and high == inf):
+            raise ValueError(f"{self.better} is better, but nothing is too bad")
+        if self.effect and low < 0 < high:
+            raise ValueError("an effect has a sign, but both signs are accepted")
+        return self
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -67,19 +81,27 @@ class Test(_Strict):
 
 
 class Claim(_Strict):
-    """One claim: what the talk says, and what decides it."""
+    """One claim: what the talk says, and what decides it, or why it is only reported."""
 
     id: str
+    source: str = TALK
+    deck: Literal["later", "earlier", "both"] | None = None
     slide: str
     quote: str
+    role: Literal["talk", "reading", "extension"]
+    row: str | None = None
     kind: Literal["identity", "rate", "order", "value", "count"]
     protocol: str
     metric: str
+    quantity: str
+    better: Better | None = None
     experiment: str
     where: dict[str, str] = {}
     needs: str | None = None
     seeds: PositiveInt
     tests: tuple[Test, ...]
+    report: str | None = None
+    shown: tuple[str, ...] = ()
     notebook: str
     cell: str
 
@@ -91,6 +113,16 @@ class Claim(_Strict):
         if twice:
             raise ValueError(f"{twice[0]!r} is tested twice")
         return tests
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.source == TALK and self.deck is None:
+            raise ValueError("which deck of the talk says so?")
+        if self.tests and self.report:
+            raise ValueError("either tests or a reason to report, not both")
+        if bool(self.shown) != bool(self.report):
+            raise ValueError("what is only reported needs readings to be shown, and nothing else")
+        return self
 
     @property
     def chapter(self) -> str:
@@ -106,6 +138,7 @@ class Result:
     estimate: Interval
     test: Test | None
     verdict: str
+    decides: str = ""  # where the verdict is open
 
 
 @dataclass(frozen=True)
@@ -120,7 +153,10 @@ class Judgement:
 
     @property
     def deciding(self) -> Result | None:
-        """The reading that the verdict rests on: the primary one, unless another one fails."""
+        """The reading that the verdict rests on: the primary one, unless another one fails.
+
+        The first of those shown, where none is judged.
+        """
         agree = (result for result in self.results if result.verdict == self.verdict)
         return next(agree, self.results[0] if self.results else None)
 
@@ -135,6 +171,19 @@ class Judgement:
         return str(self.deciding.estimate) if self.deciding else ""
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently take the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for (key, _), name in zip(node.value, keys, strict=True):
+            if keys.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} stands twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def load(file: Path | None = None) -> dict[str, Claim]:
     """Read the claims, by id.
 
@@ -145,7 +194,7 @@ def load(file: Path | None = None) -> dict[str, Claim]:
     """
     file = file or project.root() / project.CLAIMS
     try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+        entries = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read {file}: {error}") from None
     if not isinstance(entries, list):
@@ -176,7 +225,7 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
     if claim.experiment not in known:
         return Judgement(claim, "not run", claim.needs or "the experiment is not written yet")
     experiment = known[claim.experiment]
-    if claim.id not in experiment.measures or not claim.tests:
+    if claim.id not in experiment.measures or not (claim.tests or claim.report):
         return Judgement(claim, "not run", claim.needs or "the test is not written yet")
     trials = [
         t for t in experiment.trials("full", experiment.seeds["full"]) if _matches(t, claim.where)
@@ -219,26 +268,32 @@ def decide(claim: Claim, readings: Mapping[str, Sequence[float]], count: int = 0
         If a test names a reading that was not measured, or a value is not finite.
     """
     tests = {test.reading: test for test in claim.tests}
-    unknown = [name for name in tests if name not in readings]
-    if unknown:
-        raise UsageError(f"claim {claim.id}: nothing measures {unknown[0]!r}")
+    unmeasured = [name for name in (*tests, *claim.shown) if name not in readings]
+    if unmeasured:
+        raise UsageError(f"claim {claim.id}: nothing measures {unmeasured[0]!r}")
     for name, values in readings.items():
         if not values or not all(map(isfinite, values)):
             raise UsageError(f"claim {claim.id}: {name!r} must be finite numbers, got {values}")
-    order = [*tests, *(name for name in readings if name not in tests)]
+    order = dict.fromkeys((*tests, *claim.shown, *readings))
     found = tuple(_result(claim, name, readings[name], tests.get(name)) for name in order)
+    if claim.report:
+        return Judgement(claim, REPORTED, claim.report, found, count)
     judged = [result for result in found if result.test]
-    verdicts = {result.verdict for result in judged}
+    verdict = verdicts.worst(result.verdict for result in judged)
     fewest = min(result.estimate.n for result in judged)
-    shown = "contradicted" in verdicts and claim.kind in _EXACT  # one counterexample will do
+    shown = verdict == "contradicted" and claim.kind in _EXACT  # one counterexample will do
     if fewest < claim.seeds and not shown:
-        few = f"{fewest} of {claim.seeds} seeds"
-        return Judgement(claim, "inconclusive", few, found, count)
-    for verdict in ("contradicted", "inconclusive"):
-        if verdict in verdicts:
-            which = ", ".join(r.reading for r in judged if r.verdict == verdict)
-            return Judgement(claim, verdict, which, found, count)
-    return Judgement(claim, "reproduced", "", found, count)
+        few = f"{fewest} of {claim.seeds} seeds: the missing {claim.seeds - fewest} would decide"
+        return Judgement(claim, "open", few, found, count)
+    return Judgement(claim, verdict, _reason(verdict, judged), found, count)
+
+
+def _reason(verdict: str, judged: Sequence[Result]) -> str:
+    """Name the readings that a verdict rests on, unless all do; what is open says what decides."""
+    rests_on = [result for result in judged if result.verdict == verdict]
+    if verdict == "open":
+        return "; ".join(f"{result.reading}: {result.decides}" for result in rests_on)
+    return "" if verdict == "reproduced" else ", ".join(result.reading for result in rests_on)
 
 
 def _result(claim: Claim, name: str, values: Sequence[float], test: Test | None) -> Result:
@@ -250,21 +305,23 @@ def _result(claim: Claim, name: str, values: Sequence[float], test: Test | None)
         estimate = interval(values)
     if test is None:
         return Result(name, estimate, None, "")
-    if low <= estimate.low and estimate.high <= high:
-        verdict = "reproduced"
-    elif estimate.high < low or estimate.low > high:
-        verdict = "contradicted"
-    else:
-        verdict = "inconclusive"
-    return Result(name, estimate, test, verdict)
+    if claim.kind in _EXACT:
+        verdict = "reproduced" if low <= estimate.mean <= high else "contradicted"
+        return Result(name, estimate, test, verdict)
+    # An order with a bound at zero says that a difference has a sign.
+    effect = test.effect or (claim.kind == "order" and test.accept in ((0, None), (None, 0)))
+    better = test.better or claim.better
+    verdict = verdicts.of_interval(estimate, test.bounds, better, effect=effect)
+    decides = verdicts.what_decides(estimate, test.bounds) if verdict == "open" else ""
+    return Result(name, estimate, test, verdict, decides)
 
 
 def judge_all(results: Path | None = None) -> list[Judgement]:
     """Judge every claim; one whose records cannot be trusted is *not run*, with the reason."""
-    verdicts = []
+    judgements = []
     for claim in load().values():
         try:
-            verdicts.append(judge(claim, results))
+            judgements.append(judge(claim, results))
         except RecordError as error:
-            verdicts.append(Judgement(claim, "not run", str(error)))
-    return verdicts
+            judgements.append(Judgement(claim, "not run", str(error)))
+    return judgements

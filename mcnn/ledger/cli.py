@@ -26,14 +26,25 @@ _RUN = """examples:
 A trial that has a record is not run again; stop at any moment and call it again to go on.
 """
 _VERIFY = """examples:
-  mcnn verify                           the ledger: a verdict for every claim
-  mcnn verify density-mnist             one claim, with all its readings
+  mcnn verify                           the ledger: the talk's claims with their tally, then other
+                                        readings and extensions
+  mcnn verify density-mnist             one claim, with all readings and the reasons of ranges
   mcnn verify --spot 2                  run two recorded trials again and compare
   mcnn verify --revalidate density-rms  sample the stale records of an experiment, and if they
                                         repeat under today's code, note that beside them
   mcnn verify --revalidate all --jobs 2 the same for every experiment, minutes
   mcnn verify --moved HEAD~1 moves.map  prove that a change only moved code: nothing runs again
   mcnn verify --update                  write the verdicts into README.md and the ledger page
+
+verdicts:
+  reproduced    the 95 % interval lies in the accepted range; of identities and counts every value
+  exceeds       it lies wholly beyond the range, on the better side
+  falls short   it lies wholly beyond the range, on the other side
+  open          it straddles a bound; the line below says what would decide
+  not run       records are missing
+  stale         older code made the records
+  contradicted  an identity or count is false, or an effect has the opposite sign
+A curve for which the talk gives no number is reported, without a verdict.
 """
 _MERGE = """examples:
   mcnn merge ~/gpu-machine/results      add its records to results/
@@ -217,7 +228,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mcnn.ledger import claims, project, report, revalidation, verification
+    from mcnn.ledger import claims, project, report, revalidation, tables, verification
 
     if args.results and not args.results.is_dir():
         raise UsageError(f"no folder {args.results}")
@@ -251,7 +262,7 @@ def _verify(args: argparse.Namespace) -> int:
             print(f"wrote {page}")
         return 0
     chosen = [j for j in judgements if not args.claim or j.claim.id in args.claim]
-    print(report.ledger(chosen, details=bool(args.claim)))
+    print(tables.terminal(chosen, every_reading=bool(args.claim)))
     return 0
 
 

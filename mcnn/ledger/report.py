@@ -1,4 +1,4 @@
-"""What the book says of the records: tables of verdicts, and prose with recorded numbers in it.
+"""What the book says of the records: pages with verdicts, and prose with recorded numbers in it.
 
 Objects here show themselves in a notebook through the usual ``_repr_markdown_``; nothing of
 Jupyter is imported.
@@ -8,21 +8,11 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 from mcnn.errors import UsageError
-from mcnn.ledger import claims, project, records, registry, runner
+from mcnn.ledger import claims, project, records, registry, runner, tables
 from mcnn.ledger.claims import Judgement
-from mcnn.stats import Interval
-
-_SIGNS = {
-    "reproduced": "✔",
-    "contradicted": "✘",
-    "inconclusive": "≈",
-    "not run": "–",
-    "stale": "↻",
-}
 
 
 @dataclass(frozen=True)
@@ -54,104 +44,24 @@ def claims_table(chapter: str) -> Markdown:
     chosen = [c for c in claims.load().values() if c.chapter == chapter]
     if not chosen:
         raise UsageError(f"no claim belongs to the chapter {chapter!r}")
-    rows = [row for claim in chosen for row in _details(claims.judge(claim))]
+    rows = [row for claim in chosen for row in tables.details(claims.judge(claim))]
     head = ["claim", "reading", "measured", "accepted", "n", "verdict"]
-    return Markdown(_table(head, rows))
-
-
-def _details(judgement: Judgement) -> list[list[str]]:
-    """Return a row for the claim and one for each reading that decides it."""
-    claim = judgement.claim
-    metric = claim.metric.strip()
-    others = sum(result.test is None for result in judgement.results)
-    if judgement.reason:
-        metric += f" ({judgement.reason})"
-    if others:
-        metric += f"; {others} more readings: `mcnn verify {claim.id}`"
-    rows = [[f"`{claim.id}`", metric, "", "", "", _sign(judgement.verdict)]]
-    for result in judgement.results:
-        if result.test:
-            n, estimate = str(result.estimate.n), _estimate(result.estimate)
-            rows.append(["", result.reading, estimate, str(result.test), n, _sign(result.verdict)])
-    return rows
-
-
-def _estimate(estimate: Interval) -> str:
-    if not isfinite(estimate.high):
-        return f"{estimate.mean:.4g}"
-    return str(estimate)
-
-
-def _sign(verdict: str) -> str:
-    return f"{_SIGNS[verdict]} {verdict}" if verdict else ""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a Markdown table; bars inside a cell would end it."""
-    lines = [list(head), ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in x) + " |" for x in lines)
-
-
-def verdicts(judgements: Sequence[Judgement], link: str) -> str:
-    """Return the table of all verdicts, one line a claim.
-
-    Parameters
-    ----------
-    judgements
-        From :func:`mcnn.ledger.claims.judge_all`.
-    link
-        Format of a link to a chapter, such as ``"../{notebook}"``; left out if empty.
-    """
-    rows = []
-    for judgement in judgements:
-        claim = judgement.claim
-        name = f"`{claim.id}`"
-        if link and (project.root() / claim.notebook).is_file():
-            name = f"[{name}]({link.format(notebook=claim.notebook)})"
-        test = judgement.deciding.test if judgement.deciding else None
-        n = str(judgement.values) if judgement.results else ""
-        accepted = str(test) if test else ""
-        shown = [judgement.measured, accepted, n, _sign(judgement.verdict)]
-        rows.append([name, claim.quote, *shown])
-    return _table(["claim", "the talk says", "measured", "accepted", "n", "verdict"], rows)
-
-
-def ledger(judgements: Sequence[Judgement], *, details: bool = False) -> str:
-    """Return the ledger for a terminal, one line a claim, or every reading of each.
-
-    Parameters
-    ----------
-    judgements
-        From :func:`mcnn.ledger.claims.judge`.
-    details
-        Whether to list all readings.
-    """
-    lines = []
-    for judgement in judgements:
-        evidence = f"{judgement.measured}".ljust(18)
-        if judgement.results:
-            decides = judgement.deciding
-            evidence += f" ({decides.reading} {decides.test}; n = {judgement.values}, "
-            evidence += f"{judgement.records} records)"
-        reason = f" {judgement.reason}" if judgement.reason else ""
-        line = f"{judgement.claim.id:<20} {judgement.verdict:<13} {evidence.strip()}{reason}"
-        lines.append(line.rstrip())
-        for result in judgement.results if details else ():
-            test = f"{result.test}: {result.verdict}" if result.test else "reported"
-            lines.append(f"    {result.reading:<44} {result.estimate!s:<20} {test}")
-    return "\n".join(lines)
+    return Markdown(tables.markdown(head, rows))
 
 
 # Pictures outside of the book, and the notebook and figure that each is taken from.
 _PICTURES = {"book/_static/density-mnist.png": ("notebooks/density.ipynb", "fig-density-mnist")}
 
-# File, the table's links, and the markers between which it stands.
-_PAGES = {"README.md": "{notebook}", "book/ledger.md": "../{notebook}"}
+# File, what makes its tables, their links, and the markers between which they stand.
+_PAGES = {
+    "README.md": (tables.short, "{notebook}"),
+    "book/ledger.md": (tables.full, "../{notebook}"),
+}
 _BEGIN, _END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 
 
 def update_pages(judgements: Sequence[Judgement], *, write: bool) -> list[Path]:
-    """Put the table of verdicts into the pages that carry it, and the pictures into their files.
+    """Put the tables of verdicts into the pages that carry them, and the pictures into their files.
 
     Parameters
     ----------
@@ -171,14 +81,14 @@ def update_pages(judgements: Sequence[Judgement], *, write: bool) -> list[Path]:
         If a page has lost its markers.
     """
     late: dict[Path, bytes] = {}
-    for name, link in _PAGES.items():
+    for name, (table, link) in _PAGES.items():
         page = project.root() / name
         text = page.read_text(encoding="utf-8")
         if _BEGIN not in text or _END not in text:
             raise UsageError(f"{name} has no {_BEGIN} ... {_END} to put the verdicts between")
         before, _, rest = text.partition(_BEGIN)
         _, _, after = rest.partition(_END)
-        new = f"{before}{_BEGIN}\n{verdicts(judgements, link)}\n{_END}{after}"
+        new = f"{before}{_BEGIN}\n{table(judgements, link)}\n{_END}{after}"
         if new != text:
             late[page] = new.encode()
     for name, (notebook, figure) in _PICTURES.items():

@@ -7,7 +7,7 @@ import yaml
 from fake_experiments import NAME, line
 
 from mcnn.errors import UsageError
-from mcnn.ledger import claims, cli, project, records, registry
+from mcnn.ledger import claims, cli, project, records, registry, verdicts
 from mcnn.ledger.claims import Claim
 from mcnn.stats import interval
 
@@ -22,21 +22,28 @@ paths-guarantee paths-accuracy paths-after paths-cost
 
 ENTRY = {
     "id": "fake-claim",
+    "role": "talk",
+    "deck": "later",
     "slide": "A slide",
     "quote": "it is so",
     "kind": "value",
     "protocol": "Add numbers.",
     "metric": "their sum",
+    "quantity": "sum of three",
     "experiment": NAME,
     "seeds": 3,
-    "tests": [{"reading": "three", "accept": [0, 3]}],
+    "tests": [{"reading": "three", "accept": [0, 3], "reason": "three below one"}],
     "notebook": "notebooks/fake.ipynb",
     "cell": "fig-fake",
 }
 
 
+def one_test(reading="a", accept=(0, 1), **changes):
+    return {"reading": reading, "accept": list(accept), "reason": "so it is"} | changes
+
+
 def claim(kind="value", accept=(0.0, 1.0), seeds=3, **changes):
-    tests = ({"reading": "a", "accept": accept},)
+    tests = (one_test(accept=accept),)
     return Claim.model_validate(
         ENTRY | {"kind": kind, "seeds": seeds, "tests": tests} | changes, strict=False
     )
@@ -77,12 +84,23 @@ def test_claims_that_can_be_judged_have_what_judges_them():
         ({"seeds": "many"}, "claim fake-claim: seeds: Input should be a valid integer"),
         ({"where": {"size": 3}}, "claim fake-claim: where.size: Input should be a valid string"),
         ({"slide": None}, "claim fake-claim: slide: Input should be a valid string"),
-        ({"tests": [{"reading": "a"}]}, "claim fake-claim: tests.0.accept: Field required"),
-        ({"tests": [{"reading": "a", "accept": [None, None]}]}, "accepts everything"),
-        ({"tests": [{"reading": "a", "accept": [1, 0]}]}, "accepts nothing"),
-        ({"tests": [{"reading": "a", "accept": [0]}]}, "claim fake-claim: tests.0.accept.1: Field"),
-        ({"tests": [{"reading": "a", "accept": [0, math.nan]}]}, "finite number"),
-        ({"tests": [{"reading": "a", "accept": [0, 1]}] * 2}, "'a' is tested twice"),
+        ({"tests": [{"reading": "a", "reason": "x"}]}, "tests.0.accept: Field required"),
+        ({"tests": [{"reading": "a", "accept": [0, 1]}]}, "tests.0.reason: Field required"),
+        ({"tests": [one_test(accept=(None, None))]}, "accepts everything"),
+        ({"tests": [one_test(accept=(1, 0))]}, "accepts nothing"),
+        ({"tests": [one_test(accept=(0,))]}, "claim fake-claim: tests.0.accept.1: Field"),
+        ({"tests": [one_test(accept=(0, math.nan))]}, "finite number"),
+        ({"tests": [one_test()] * 2}, "'a' is tested twice"),
+        ({"tests": [one_test(accept=(None, 1), better="higher")]}, "nothing is too bad"),
+        ({"tests": [one_test(accept=(0, None), better="lower")]}, "nothing is too bad"),
+        ({"tests": [one_test(better="more")]}, "tests.0.better: Input should be 'higher'"),
+        ({"tests": [one_test(accept=(-1, 1), effect=True)]}, "both signs are accepted"),
+        ({"role": "rumour"}, "claim fake-claim: role: Input should be 'talk', 'reading'"),
+        ({"deck": "first"}, "claim fake-claim: deck: Input should be 'later', 'earlier'"),
+        ({"deck": None}, "which deck of the talk says so?"),
+        ({"report": "no number", "shown": ["three"]}, "either tests or a reason to report"),
+        ({"tests": [], "report": "no number"}, "needs readings to be shown"),
+        ({"shown": ["three"]}, "needs readings to be shown"),
     ],
 )
 def test_an_error_names_claim_and_field(tmp_path, change, message):
@@ -104,6 +122,9 @@ def test_an_error_names_claim_and_field(tmp_path, change, message):
         ("", "must be a list of claims"),
         ("- [", "cannot read"),
         (None, "cannot read"),
+        ("- id: x\n  tests: []\n  seeds: 1\n  tests: []\n", "the key 'tests' stands twice"),
+        ("- id: x\n  where: {a: b, a: c}\n", "the key 'a' stands twice"),
+        ("- id: x\n  tests:\n  - {accept: [0, 1], accept: [0, 9]}\n", "'accept' stands twice"),
     ],
 )
 def test_a_file_that_is_no_list_of_claims_is_refused(tmp_path, text, message):
@@ -114,6 +135,17 @@ def test_a_file_that_is_no_list_of_claims_is_refused(tmp_path, text, message):
         claims.load(file)
     assert str(file) in str(error.value)
     assert message in str(error.value)
+
+
+def test_what_a_paper_says_needs_no_deck():
+    assert Claim.model_validate(ENTRY | {"source": "a paper", "deck": None}).deck is None
+    assert Claim.model_validate(ENTRY).source == claims.TALK
+
+
+def test_nothing_is_judged_against_trials_of_our_own():
+    """The decks give the curve of paths no number, so it is shown and not judged."""
+    curve = claims.load()["paths-accuracy"]
+    assert (curve.tests, bool(curve.report), len(curve.shown)) == ((), True, 4)
 
 
 # Verdicts
@@ -130,18 +162,60 @@ STEP = 1e-9
         ((I.low, I.high), "reproduced"),
         ((I.low, None), "reproduced"),
         ((None, I.high), "reproduced"),
-        ((I.low + STEP, None), "inconclusive"),
-        ((None, I.high - STEP), "inconclusive"),
-        ((I.low + STEP, I.high - STEP), "inconclusive"),
-        ((I.high, None), "inconclusive"),
-        ((None, I.low), "inconclusive"),
-        ((I.high + STEP, None), "contradicted"),
-        ((None, I.low - STEP), "contradicted"),
-        ((I.high + STEP, I.high + 1), "contradicted"),
+        ((I.low + STEP, None), "open"),
+        ((None, I.high - STEP), "open"),
+        ((I.low + STEP, I.high - STEP), "open"),
+        ((I.high, None), "open"),
+        ((None, I.low), "open"),
+        ((I.high + STEP, None), "falls short"),
+        ((None, I.low - STEP), "falls short"),
+        ((I.high + STEP, I.high + 1), "falls short"),
+        ((I.low - 1, I.low - STEP), "falls short"),
     ],
 )
 def test_intervals_decide_between_seeds(kind, accept, expected):
     assert verdict(VALUES, kind=kind, accept=accept) == expected
+
+
+@pytest.mark.parametrize(
+    ("accept", "better", "expected"),
+    [
+        ((0, I.low - STEP), "higher", "exceeds"),
+        ((0, I.low - STEP), "lower", "falls short"),
+        ((I.high + STEP, 1), "lower", "exceeds"),
+        ((I.high + STEP, 1), "higher", "falls short"),
+        ((0, I.low), "higher", "open"),
+        ((0, I.high), "higher", "reproduced"),
+    ],
+)
+def test_beyond_the_better_side_exceeds(accept, better, expected):
+    assert verdict(VALUES, accept=accept, better=better) == expected
+    tests = [one_test(accept=accept, better=better)]
+    assert verdict(VALUES, tests=tests) == expected
+    other = "lower" if better == "higher" else "higher"
+    assert verdict(VALUES, tests=tests, better=other) == expected, "a test's own side counts"
+
+
+@pytest.mark.parametrize(
+    ("kind", "test", "expected"),
+    [
+        ("order", {"accept": [None, 0]}, "contradicted"),
+        ("value", {"accept": [None, 0]}, "falls short"),
+        ("value", {"accept": [None, 0], "effect": True}, "contradicted"),
+        ("order", {"accept": [None, -0.1]}, "falls short"),
+        ("value", {"accept": [None, -0.1], "effect": True}, "contradicted"),
+        ("order", {"accept": [None, 0.01]}, "falls short"),
+        ("value", {"accept": [0.9, None], "effect": True}, "falls short"),
+        ("order", {"accept": [-0.2, 0]}, "falls short"),
+        ("value", {"accept": [-0.2, 0], "effect": True}, "contradicted"),
+    ],
+)
+def test_only_an_effect_of_the_opposite_sign_is_contradicted(kind, test, expected):
+    assert verdict(VALUES, kind=kind, tests=[one_test(**test)]) == expected
+    low, high = test["accept"]
+    mirrored = [None if high is None else -high, None if low is None else -low]
+    mirror = [one_test(**test | {"accept": mirrored})]
+    assert verdict([-v for v in VALUES], kind=kind, tests=mirror) == expected
 
 
 @pytest.mark.parametrize("kind", ["identity", "count"])
@@ -170,19 +244,23 @@ def test_the_worst_value_of_an_exact_claim_is_shown():
     assert found.estimate.mean == 7
 
 
-def test_too_few_seeds_are_inconclusive():
+def test_too_few_seeds_are_open():
     found = claims.decide(claim(seeds=4), {"a": VALUES})
-    assert (found.verdict, found.reason) == ("inconclusive", "3 of 4 seeds")
-    assert verdict([0, 0], kind="count", accept=(0, 0)) == "inconclusive"
+    assert (found.verdict, found.reason) == (
+        "open",
+        "3 of 4 seeds: the missing 1 would decide",
+    )
+    assert verdict([0, 0], kind="count", accept=(0, 0)) == "open"
     assert verdict([0, 9], kind="count", accept=(0, 0)) == "contradicted", "one exception will do"
-    assert verdict([9.0, 9.1], accept=(0, 1)) == "inconclusive"
-    assert verdict([0.5], accept=(0, 1), seeds=1) == "inconclusive", "one value, no interval"
+    assert verdict([9.0, 9.1], accept=(0, 1)) == "open"
+    assert verdict([0.5], accept=(0, 1), seeds=1) == "open", "one value, no interval"
 
 
 def test_all_tests_must_hold_and_the_rest_is_reported():
-    tests = [{"reading": "a", "accept": [0, 1]}, {"reading": "b", "accept": [0, 1]}]
-    both = claim(tests=tests)
+    both = claim(tests=[one_test("a"), one_test("b", better="higher")])
     inside, across, outside = [0.4, 0.5, 0.6], [0.9, 1.0, 1.1], [7.0, 7.1, 7.2]
+    below = [-v for v in outside]
+    on_bound = "the mean lies on the bound 1: no number of seeds will decide"
 
     def decide(a, b):
         found = claims.decide(both, {"extra": outside, "b": b, "a": a}, count=6)
@@ -194,10 +272,30 @@ def test_all_tests_must_hold_and_the_rest_is_reported():
         return found.verdict, found.reason
 
     assert decide(inside, inside) == ("reproduced", "")
-    assert decide(inside, across) == ("inconclusive", "b")
-    assert decide(across, across) == ("inconclusive", "a, b")
-    assert decide(across, outside) == ("contradicted", "b")
-    assert decide(inside, inside[:2]) == ("inconclusive", "2 of 3 seeds")
+    assert decide(inside, across) == ("open", f"b: {on_bound}")
+    assert decide(across, across) == ("open", f"a: {on_bound}; b: {on_bound}")
+    assert decide(inside, outside) == ("exceeds", "b")
+    assert decide(across, outside) == ("open", f"a: {on_bound}")
+    assert decide(across, below) == ("falls short", "b")
+    assert decide(outside, below) == ("falls short", "a, b")
+    assert decide(inside, inside[:2]) == ("open", "2 of 3 seeds: the missing 1 would decide")
+
+
+def test_what_is_open_says_what_would_decide():
+    found = claims.decide(claim(accept=(0, None)), {"a": [-0.4, 0.2, 0.5]})
+    assert found.verdict == "open"
+    assert found.reason == f"a: {found.results[0].decides}"
+    assert "seeds in place of 3 would decide" in found.reason
+
+
+def test_what_is_reported_has_no_verdict():
+    curve = claim(tests=[], report="the slide has no number", shown=["b"])
+    found = claims.decide(curve, {"a": [7.0], "b": VALUES}, count=2)
+    assert (found.verdict, found.reason) == ("reported", "the slide has no number")
+    assert found.measured == str(I)
+    assert [(r.reading, r.verdict) for r in found.results] == [("b", ""), ("a", "")]
+    with pytest.raises(UsageError, match="nothing measures 'b'"):
+        claims.decide(curve, {"a": VALUES})
 
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan, 1.0], [1.0, math.inf, 1.0]])
@@ -243,8 +341,11 @@ def test_a_claim_goes_from_not_run_to_a_verdict(tmp_path, fake):
     assert state(**three) == ("reproduced", "", 3)
     assert state() == ("not run", "3 of 6 trials have no record", 3)
     assert state(needs="a telescope", **three) == ("reproduced", "", 3)
-    tests = [{"reading": "three", "accept": [5, None]}]
-    assert state(tests=tests, **three) == ("contradicted", "three", 3)
+    tests = [one_test("three", accept=(5, None))]
+    assert state(tests=tests, **three) == ("falls short", "three", 3)
+    curve = {"tests": [], "report": "no number", "shown": ["three"]}
+    assert state(**curve, **three) == ("reported", "no number", 3)
+    assert state(**curve) == ("not run", "3 of 6 trials have no record", 3)
     with pytest.raises(UsageError, match="claim fake-claim: no trial of fake-sum is like"):
         state(where={"size": "9"})
 
@@ -282,17 +383,23 @@ def checkout(tmp_path, fake, monkeypatch):
 def test_verify_prints_a_line_a_claim(checkout, capsys):
     results = checkout / "results"
     assert cli.main(["verify"]) == 0
-    out = " ".join(capsys.readouterr().out.split())
-    assert out == "fake-claim not run 3 of 3 trials have no record"
+    title, head, shown, reason = capsys.readouterr().out.splitlines()
+    assert title == "The talk's claims: 1 not run"
+    assert " ".join(head.split()) == "claim verdict measured accepted n records quantity"
+    assert " ".join(shown.split()) == "fake-claim not run sum of three"
+    assert reason.strip() == "3 of 3 trials have no record"
     record(results, full(0), full(1), full(2))
     assert cli.main(["verify"]) == 0
-    out = capsys.readouterr().out
+    title, head, shown = capsys.readouterr().out.splitlines()
     measured = str(interval([r.metrics["total"] for r in records.read(NAME, results)]))
-    assert out.count("\n") == 1
-    for part in ("fake-claim", "reproduced", measured, "three 0 … 3", "n = 3", "3 records"):
-        assert part in out
+    assert title == "The talk's claims: 1 reproduced"
+    assert " ".join(shown.split()) == f"fake-claim reproduced {measured} 0 … 3 3 3 sum of three"
+    for column in ("verdict", "measured", "accepted", "quantity"):
+        assert shown[head.index(column)] != " " == shown[head.index(column) - 1]
     assert cli.main(["verify", "fake-claim"]) == 0
-    assert "    three" in capsys.readouterr().out
+    reading = capsys.readouterr().out.splitlines()[-1]
+    assert reading.startswith("    three")
+    assert reading.endswith("0 … 3: reproduced (three below one)")
     assert cli.main(["verify", "fake-clam"]) == 2
     assert "no claim 'fake-clam'; did you mean fake-claim?" in capsys.readouterr().err
 
@@ -315,4 +422,7 @@ def test_the_book_has_its_verdicts():
     """Every claim of the book can be judged by what is recorded."""
     found = claims.judge_all()
     assert [j.claim.id for j in found] == list(claims.load())
-    assert {j.verdict for j in found} <= set(claims.VERDICTS)
+    assert {j.verdict for j in found} <= {*verdicts.VERDICTS, verdicts.REPORTED}
+    for judgement in found:
+        if judgement.verdict == "open":
+            assert "decide" in judgement.reason, "open, and nothing said of what would decide"

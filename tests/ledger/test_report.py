@@ -9,7 +9,7 @@ from fake_experiments import NAME, line
 from test_claims import ENTRY
 
 from mcnn.errors import UsageError
-from mcnn.ledger import claims, cli, project, records, report
+from mcnn.ledger import claims, cli, project, records, report, tables
 
 PAGE = "before\n<!-- ledger:begin -->\nold\n<!-- ledger:end -->\nafter\n"
 
@@ -19,7 +19,7 @@ def checkout(tmp_path, fake, monkeypatch):
     """A project of its own, with a claim that has records and one that has none."""
     entries = [
         ENTRY | {"where": {"size": "3"}, "quote": "|a| is so"},
-        ENTRY | {"id": "fake-later", "experiment": "fake-later"},
+        ENTRY | {"id": "fake-later", "experiment": "fake-later", "role": "extension"},
     ]
     (tmp_path / "claims.yml").write_text(yaml.safe_dump(entries))
     for name in report._PAGES:
@@ -58,29 +58,95 @@ def test_the_table_of_a_chapter_has_a_row_a_reading(checkout):
         report.claims_table("nothing")
 
 
-def test_the_table_of_verdicts_links_and_keeps_its_columns(checkout):
-    _, _, first, second = rows(report.verdicts(claims.judge_all(), "../{notebook}"))
-    assert first[0] == "[`fake-claim`](../notebooks/fake.ipynb)"
-    assert first[1] == "¦a¦ is so"
-    assert first[-1] == "✔ reproduced"
-    assert len(first) == len(second) == 6
+def judged(name, verdict, **changes):
+    """A judgement without records."""
+    entry = ENTRY | {"id": name, "quote": f"{name} is so"} | changes
+    return claims.Judgement(claims.Claim.model_validate(entry), verdict, f"why {verdict}")
+
+
+def table_rows(text):
+    return rows("\n".join(x for x in text.splitlines() if x.startswith("|")))
+
+
+def test_the_short_table_has_the_talks_claims_only(checkout):
+    text = tables.short(claims.judge_all(), "../{notebook}")
+    assert text.startswith("Of 1: 1 reproduced.\n\n| claim")
+    head, _, row = table_rows(text)
+    quoted = "the talk says"
+    assert head == ["claim", quoted, "quantity", "measured", "accepted", "n", "verdict"]
+    measured = claims.judge(claims.load()["fake-claim"]).measured
+    name = "[`fake-claim`](../notebooks/fake.ipynb)"
+    assert row == [name, "“¦a¦ is so”", "sum of three", measured, "0 … 3", "3", "✔ reproduced"]
     (checkout / "notebooks/fake.ipynb").unlink()
-    assert rows(report.verdicts(claims.judge_all(), "../{notebook}"))[2][0] == "`fake-claim`"
+    assert table_rows(tables.short(claims.judge_all(), "{notebook}"))[2][0] == "`fake-claim`"
+
+
+def test_items_of_a_list_are_one_row_as_bad_as_the_worst(checkout):
+    listed = {"row": "a list"}
+    found = [
+        judged("fake-a", "reproduced", **listed),
+        judged("fake-b", "open"),
+        judged("fake-c", "falls short", **listed),
+        judged("fake-d", "open", **listed),
+        judged("fake-e", "contradicted", role="reading", **listed),
+    ]
+    text = tables.short(found, "")
+    assert text.startswith("Of 2: 1 falls short, 1 open.\n")
+    _, _, group, single = table_rows(text)
+    assert group[0].startswith("[a list, 3 claims]")
+    assert group[1] == "“fake-a is so”; “fake-c is so”; “fake-d is so”"
+    assert group[2] == "`fake-c`: sum of three"
+    assert (group[-1], single[-1]) == ("▽ falls short", "≈ open")
+    assert "- `fake-b` is open: why open." in text
+    assert "- `fake-d` is open: why open." in text, "hidden in a row, but open"
+    lines = tables.terminal(found).splitlines()
+    assert lines[0] == "The talk's claims: 1 falls short, 1 open"
+    talk = lines[2 : lines.index("")]
+    ids = ["a", "fake-a", "fake-c", "fake-d", "fake-b"]
+    assert [x.split()[0] for x in talk if " why " not in x] == ids
+    assert [x.split()[-1] for x in talk if " why " in x] == ["reproduced", "short", "open", "open"]
+    assert "Other readings: 1 contradicted" in lines
+
+
+def test_the_full_tables_have_every_claim_and_the_reason_of_its_range(checkout):
+    text = tables.full(claims.judge_all(), "../{notebook}")
+    assert "**The talk's claims**: 1 reproduced." in text
+    assert "**Extensions**: 1 not run." in text
+    assert "**Other readings**" not in text, "a table without rows"
+    _, _, first, *_, last = table_rows(text)
+    assert first[1] == "“¦a¦ is so” (*A slide*, later deck)"
+    assert first[-1] == "range: three below one"
+    assert last[-1] == "range: three below one. the experiment is not written yet"
+    paper = judged("fake-a", "open", source="a paper", deck=None)
+    assert "(*A slide*, a paper)" in tables.full([paper], "")
+
+
+def test_a_curve_is_shown_with_its_values_and_no_verdict(checkout):
+    curve = {"tests": [], "report": "no number", "shown": ["three"], "where": {"size": "3"}}
+    found = claims.judge(claims.Claim.model_validate(ENTRY | curve))
+    claim, reading = tables.details(found)
+    assert claim == ["`fake-claim`", "their sum (no number)", "", "", "", "○ reported"]
+    assert reading == ["", "three", found.measured, "", "3", ""]
+    assert found.measured
+    text = tables.short([found], "")
+    assert text.startswith("Of 1: no verdict; 1 reported without a verdict.")
+    assert found.measured in text
+    assert "○ reported" in text
 
 
 def test_pages_get_the_verdicts_and_the_pictures(checkout, capsys):
     pages = [checkout / name for name in report._PAGES]
     pictures = [checkout / name for name in report._PICTURES]
-    judged = claims.judge_all()
-    assert report.update_pages(judged, write=False) == pages + pictures
+    found = claims.judge_all()
+    assert report.update_pages(found, write=False) == pages + pictures
     assert pages[0].read_text() == PAGE
     assert cli.main(["verify", "--update"]) == 0
     assert capsys.readouterr().out.count("wrote ") == len(pages + pictures)
-    for page, link in zip(pages, report._PAGES.values(), strict=True):
-        table = report.verdicts(judged, link)
-        assert page.read_text() == PAGE.replace("old", table)
+    for page, (table, link) in zip(pages, report._PAGES.values(), strict=True):
+        assert page.read_text() == PAGE.replace("old", table(found, link))
+    assert pages[0].read_text() != pages[1].read_text()
     assert [p.read_bytes() for p in pictures] == [b"a picture"] * len(pictures)
-    assert report.update_pages(judged, write=False) == []
+    assert report.update_pages(found, write=False) == []
     for notebook, _ in report._PICTURES.values():
         (checkout / notebook).write_text('{"cells": []}')
         assert cli.main(["verify", "--update"]) == 2

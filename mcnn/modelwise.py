@@ -7,16 +7,17 @@ Five functions take a trained network and make the weights of its layers small:
 They differ in the codes that they put in place of weights, and share all else:
 
 - :func:`select` finds the layers, refuses those that cannot be written to, and takes weights that
-  are tied once;
+  are tied once; :func:`copied` does so in a copy of the model;
 - a :class:`Layer` hands out its weights as rows, one for each output, takes rows back, and has a
   seed of its own;
 - a :class:`Report` says what the codes cost, and what of the model was left as it was.
 """
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -164,6 +165,30 @@ def select(model: nn.Module, layers: Layers = None) -> list[Layer]:
     ]
 
 
+def copied(model: nn.Module, layers: Layers = None) -> tuple[nn.Module, list[Layer]]:
+    """Return a copy of a model, and layers of the copy.
+
+    Parameters
+    ----------
+    model, layers
+        As in :func:`select`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`select`; also if hooks of other layers keep the model from being copied.
+    """
+    selected = select(model, layers)
+    try:
+        model = copy.deepcopy(model)
+    except RuntimeError:  # what a hook computes cannot be copied, wherever it is
+        for name, module in model.named_modules():
+            if isinstance(module, KINDS):
+                check_writable(name, module)
+        raise
+    return model, [replace(x, module=model.get_submodule(x.name)) for x in selected]
+
+
 def check_writable(name: str, module: nn.Module) -> None:
     """Refuse a layer whose weight or bias is recomputed: what is written to it would be lost.
 
@@ -304,7 +329,8 @@ class LayerReport:
     @property
     def bits(self) -> float:
         """Bits of the layer with codes of that entropy, and of the floats beside them."""
-        return self.bits_per_weight * self.weights + _FLOAT_BITS * self.floats
+        codes = sum(-n * math.log2(n / self.weights) for n in self.histogram.values())
+        return codes + _FLOAT_BITS * self.floats
 
     @property
     def bytes_packed(self) -> int:
@@ -347,7 +373,8 @@ class Report:
         cls, model: nn.Module, layers: Sequence[LayerReport], paths: int | None = None
     ) -> "Report":
         """Return the report of a model, given those of its layers."""
-        touched = {id(p) for layer in layers for p in _own(model.get_submodule(layer.name))}
+        names = {name for layer in layers for name in (layer.name, *layer.shared)}
+        touched = {id(p) for name in names for p in _own(model.get_submodule(name))}
         parameters = list(model.parameters())
         return cls(
             layers=tuple(layers),

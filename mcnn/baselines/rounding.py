@@ -22,7 +22,6 @@ References
    neural networks. NIPS 2015.
 """
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -250,9 +249,9 @@ def quantize(
     7
     """
     seed = as_seed(seed)
-    model = copy.deepcopy(model)
+    model, selected = modelwise.copied(model, layers)
     reports = []
-    for layer in modelwise.select(model, layers):
+    for layer in selected:
         rows, own_bias = layer.rows, layer.module.bias
         codes, scale = rule(rows, layer.seed(seed))
         layer.write(codes.to(rows.dtype) * scale[:, None])

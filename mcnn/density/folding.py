@@ -116,11 +116,13 @@ def input_norms(model: nn.Sequential) -> dict[str, Tensor]:
 def _folded(model: nn.Sequential) -> tuple[nn.Sequential, dict[str, Tensor]]:
     if not isinstance(model, nn.Sequential):
         raise TypeError(f"model must be an nn.Sequential, got {type(model).__name__}")
+    for name, module in _stack(model, ""):
+        if isinstance(module, _WEIGHTED):
+            check_writable(name, module)  # what hooks compute cannot even be copied
     model = copy.deepcopy(model)
     before, flattened, seen, factors = None, False, set(), {}
     for name, module in _stack(model, ""):
         if isinstance(module, _WEIGHTED):
-            check_writable(name, module)
             if id(module.weight) in seen:
                 raise ValueError(f"layer {name!r} shares its weights: no factor is its own")
             seen.add(id(module.weight))

@@ -165,8 +165,7 @@ def quantize(
     >>> bool((small.weight[:, 0] == 0).all())
     True
     """
-    scaled = copy.deepcopy(model)
-    selected = modelwise.select(scaled, lambda name, module: name in scales)
+    scaled, selected = modelwise.copied(model, lambda name, module: name in scales)
     layers = {layer.name: layer.module for layer in selected}
     unknown_layers = [name for name in scales if name not in layers]
     if unknown_layers:

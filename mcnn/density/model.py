@@ -1,14 +1,13 @@
 """Sampling the weights of a whole network, without training it again."""
 
-import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mcnn import modelwise
 from mcnn.density.counts import dequantize, sample_counts
-from mcnn.modelwise import Layers, Report
+from mcnn.modelwise import Layer, Layers, Report
 from mcnn.sampling import as_seed
 
 BIASES = ("exact", "sampled", "none")
@@ -78,10 +77,16 @@ def quantize(
     if bias not in BIASES:
         raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {bias!r}")
     seed = as_seed(seed)
-    model = copy.deepcopy(model)
+    model, selected = modelwise.copied(model, layers)
     reports = []
-    for layer in modelwise.select(model, layers):
+    for layer in selected:
         rows, own_bias = layer.rows, layer.module.bias  # [rows, inputs], [rows]
+        biases = _biases(model, layer)
+        if bias == "sampled" and len(biases) > 1:
+            raise ValueError(
+                f"layer {layer.name!r} shares its weight with {layer.shared[0]!r}, but not its "
+                "bias: only one bias can be sampled with a weight"
+            )
         sampled_bias = bias == "sampled" and own_bias is not None
         if sampled_bias:
             rows = torch.cat([rows, own_bias.detach()[:, None]], 1)
@@ -97,6 +102,14 @@ def quantize(
         with torch.no_grad():
             if sampled_bias:
                 own_bias.copy_(values[:, -1])
-            elif bias == "none" and own_bias is not None:
-                own_bias.zero_()
+            elif bias == "none":
+                for each in biases:
+                    each.zero_()
     return model, Report.of(model, reports)
+
+
+def _biases(model: nn.Module, layer: Layer) -> list[Tensor]:
+    """Return the biases of all modules that use the weight of a layer."""
+    modules = (model.get_submodule(name) for name in (layer.name, *layer.shared))
+    biases = (m.bias for m in modules if isinstance(m, modelwise.KINDS) and m.bias is not None)
+    return list({id(bias): bias for bias in biases}.values())

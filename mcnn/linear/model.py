@@ -60,7 +60,9 @@ def sample_linears(
     options = {"method": method, "order": order}
     result, report = quantize(model, samples, fraction, layers=chosen, seed=seed, **options)
     compact: dict[int, SampledLinear] = {}  # a module in two places stays one module
-    for layer, summary in zip(modelwise.select(model, chosen), report.layers, strict=True):
+    names = {summary.name for summary in report.layers}
+    selected = modelwise.select(model, lambda name, module: name in names)
+    for layer, summary in zip(selected, report.layers, strict=True):
         for name in (layer.name, *layer.shared):
             module = model.get_submodule(name)
             if not isinstance(module, nn.Linear):

@@ -36,7 +36,6 @@ The latter needs no walk at all, only counts, for any number of paths.
 Source: slides "Sampling Paths through Networks" of A. Keller's talk.
 """
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -133,8 +132,7 @@ def compress(
         if value not in known:
             raise ValueError(f"no {name} {value!r}; there are: {', '.join(known)}")
     seed = as_seed(seed)
-    model = copy.deepcopy(model)
-    layers = _layers(model)
+    model, layers = _copied(model)
     norms = _norms(layers, fold)
     last = layers[-1].rows
     visits = _starts(paths, len(last), method, seed, last.device)
@@ -160,11 +158,11 @@ def compress(
 _TINY = torch.finfo(torch.float64).tiny
 
 
-def _layers(model: nn.Module) -> list[Layer]:
-    """Return the layers with weights in order, after checking that walks can go through all."""
+def _copied(model: nn.Module) -> tuple[nn.Module, list[Layer]]:
+    """Copy the model and return its layers in order, if walks can go through all of it."""
     if not isinstance(model, nn.Sequential):
         raise TypeError(f"model must be an nn.Sequential, got {type(model).__name__}")
-    layers = modelwise.select(model)
+    model, layers = modelwise.copied(model)
     for name, module in model.named_modules():
         walkable = isinstance(module, (nn.Sequential, *modelwise.KINDS, *_PASSED))
         if not walkable or isinstance(module, _ConvTransposeNd):
@@ -183,7 +181,7 @@ def _layers(model: nn.Module) -> list[Layer]:
         if inputs % units:
             raise ValueError(f"layer {layer.name!r}: its {inputs} inputs are not those before it")
         units = rows
-    return layers
+    return model, layers
 
 
 def _norms(layers: list[Layer], fold: bool) -> list[tuple[Tensor, Tensor]]:

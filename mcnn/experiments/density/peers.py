@@ -137,7 +137,7 @@ def _cost(layers: Sequence[LayerReport], inputs_too: bool = False) -> dict[str, 
     weights = sum(x.weights for x in layers)
     scales = sum(32 * (x.rows + x.inputs * inputs_too) for x in layers)
     packed = sum(packed_bits(x.histogram) * x.weights for x in layers)
-    entropy = sum(x.bits_per_weight * x.weights for x in layers)
+    entropy = sum(x.bits_per_weight * x.rows * x.inputs for x in layers)
     zeros = sum(x.weights - x.distinct for x in layers)
     return {
         "bits": (packed + scales) / weights,

@@ -178,7 +178,7 @@ def _run(trial: WrnTrial, device: torch.device) -> dict[str, Any]:
         augment="crop-flip" if trial.augment else None,
         scale="standard",
         seed=trial.seed,
-        on_step=masked,
+        on_step=masked.on_step if masked else None,
     )
     size = sum(w.numel() for w in weights(model).values())
     return {

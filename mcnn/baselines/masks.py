@@ -170,12 +170,12 @@ def fan_in_mask(shape: Sequence[int], fan_in: Sequence[int], seed: int = 0) -> T
     )
 
 
-def shared_out(total: int, units: int) -> list[int]:
-    """Share a total out among units, evenly up to one.
+def apportion(total: int, units: int) -> list[int]:
+    """Apportion a total among units, evenly up to one.
 
     Examples
     --------
-    >>> shared_out(7, 3)
+    >>> apportion(7, 3)
     [3, 2, 2]
     """
     return [total // units + (i < total % units) for i in range(units)]

@@ -30,8 +30,9 @@ Source: slides "Simulating Discrete Densities" of A. Keller's talk.
 """
 
 from mcnn.density.counts import METHODS, ORDERS, cumulated, dequantize, sample_counts
-from mcnn.density.model import LayerReport, Report, quantize
+from mcnn.density.model import quantize
 from mcnn.density.theory import VARIANCES, variance
+from mcnn.modelwise import LayerReport, Report
 
 __all__ = [
     "METHODS",

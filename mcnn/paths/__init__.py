@@ -19,7 +19,7 @@ Source: slides "Sampling Paths through Networks" of A. Keller's talk.
 """
 
 from mcnn.paths.cnn import PathCNN, PathResidual
-from mcnn.paths.compress import CompressedLayer, CompressReport, compress
+from mcnn.paths.compress import compress
 from mcnn.paths.conv import PathConv2d
 from mcnn.paths.export import TwoFour, export_onnx, portable, two_four
 from mcnn.paths.generators import METHODS, sample_paths
@@ -33,8 +33,6 @@ from mcnn.sparse.ops import backend
 
 __all__ = [
     "METHODS",
-    "CompressReport",
-    "CompressedLayer",
     "Edges",
     "Graph",
     "PathCNN",

@@ -29,12 +29,12 @@ class BitsTrial(NetTrial):
 
 
 def _run_bits(trial: BitsTrial, device: torch.device) -> dict[str, Any]:
-    model, found = trained(trial, device)
-    scales = importance.input_scales(model, found.train.inputs(slice(trial.calibration)))
+    model, dataset = trained(trial, device)
+    scales = importance.input_scales(model, dataset.train.inputs(slice(trial.calibration)))
     names = list(linears(model))
-    metrics: dict[str, Any] = {"dense": accuracy(model, found)}
+    metrics: dict[str, Any] = {"dense": accuracy(model, dataset)}
     for group, layers in (("first layer", names[:1]), ("all layers", names)):
-        test = baselines.accuracy_from(model, int(layers[0]), found.test)
+        test = baselines.accuracy_from(model, int(layers[0]), dataset.test)
         metrics[group] = baselines.compare(model, layers, test, scales, trial.samplings)
     return metrics
 

@@ -31,12 +31,12 @@ class TernaryTrial(NetTrial):
 
 
 def _run_ternary(trial: TernaryTrial, device: torch.device) -> dict[str, Any]:
-    model, found = trained(trial, device)
+    model, dataset = trained(trial, device)
     layers = linears(model)
     broken = {"counts": 0, "neurons": 0}
     for module in layers.values():
-        found_here = _check_bounds(module.weight.detach(), trial)
-        broken = {key: broken[key] + found_here[key] for key in broken}
+        broken_here = _check_bounds(module.weight.detach(), trial)
+        broken = {key: broken[key] + broken_here[key] for key in broken}
     limits = {name: _ternary_samples(m.weight.detach()) for name, m in layers.items()}
     first, limit = next(iter(limits.items()))
     accuracies = []
@@ -45,10 +45,10 @@ def _run_ternary(trial: TernaryTrial, device: torch.device) -> dict[str, Any]:
         sampled, report = density.quantize(model, **options)
         if not report.layers[0].ternary:
             broken["neurons"] += 1
-        accuracies.append(accuracy(sampled, found))
+        accuracies.append(accuracy(sampled, dataset))
     return {
         "broken": broken,
-        "dense": accuracy(model, found),
+        "dense": accuracy(model, dataset),
         "ternary_samples": limit,
         "ternary_accuracy": accuracies,
         "ternary_hit": report.distinct / report.weights,

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -102,8 +103,10 @@ def test_the_loop_is_that_of_the_other_experiments():
     """Without changes, the weights are those of `training.fit`, bit by bit."""
     found = data.load("digits")
     nets = [PathMLP((64, 20, 10), 100, "uniform", 1) for _ in range(2)]
-    growth.fit(nets[0], found, 2, 5, growth._nothing)
-    training.fit(nets[1], found, epochs=2, batch_size=BATCH, seed=5, **RECIPE)
+    options = {"epochs": 2, "batch_size": BATCH, "seed": 5, **RECIPE}
+    nothing = partial(growth.changed, change=lambda net, step: None)
+    training.fit(nets[0], found, on_step=nothing, **options)
+    training.fit(nets[1], found, **options)
     for a, b in zip(*(net.parameters() for net in nets), strict=True):
         assert torch.equal(a, b)
 

@@ -297,7 +297,7 @@ def test_training_with_masks_that_change(kind):
     masked = evolving(kind, model, steps=60, interval=5)
     edges = {n: int(m.sum()) for n, m in masked.masks.items()}
     first = {n: m.clone() for n, m in masked.masks.items()}
-    training.fit(model, found, epochs=6, lr=0.3, on_step=masked)
+    training.fit(model, found, epochs=6, lr=0.3, on_step=masked.on_step)
     for name, w in baselines.weights(model).items():
         assert masked.masks[name].sum() == edges[name]
         assert (w[masked.masks[name] == 0] == 0).all()

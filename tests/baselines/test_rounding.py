@@ -8,7 +8,7 @@ from torch import nn
 
 from mcnn import density
 from mcnn.baselines import rounding
-from mcnn.experiments.density import peers
+from mcnn.experiments.density import baselines as compared
 from mcnn.modelwise import Layer
 from mcnn.sampling import fold_in
 from mcnn.training import nets
@@ -188,9 +188,9 @@ def test_costs_are_added_up_over_layers():
         for codes in (square, torch.zeros(1, 8, dtype=torch.int32))
         for rows, inputs in [codes.shape]
     ]
-    cost = peers._cost(layers)
+    cost = compared._cost(layers)
     assert cost == {"bits": (4 + 32 * 3) / 12, "entropy": (4 + 32 * 3) / 12, "kept": 1 - 10 / 12}
-    more = peers._cost(layers, inputs_too=True)
+    more = compared._cost(layers, inputs_too=True)
     assert more["bits"] == pytest.approx((4 + 32 * 3 + 32 * 10) / 12)
 
 
@@ -201,5 +201,5 @@ def test_what_comes_before_is_computed_once_and_nothing_else_changes():
     model = nets.build("lenet5", seed=0, shape=(1, 8, 8)).eval()
     changed, _ = density.quantize(model, fraction=0.5, layers="9", seed=0)
     for start in (0, 3, 9):
-        accuracy = peers.accuracy_from(model, start, digits.test)
+        accuracy = compared.accuracy_from(model, start, digits.test)
         assert accuracy(changed) == training.evaluate(changed, digits.test).accuracy

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mcnn import data, density, training
 from mcnn.density import folding, importance
-from mcnn.experiments.density import peers
+from mcnn.experiments.density import baselines
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
 from mcnn.training import nets
@@ -98,7 +98,7 @@ def _sampled(
     curves: dict[str, dict[str, list[list[float]]]] = {}
     for group, choose in GROUPS.items():
         layers = choose(convs, fcs)
-        accuracy = peers.accuracy_from(model, int(layers[0]), dataset.test, trial.scale)
+        accuracy = baselines.accuracy_from(model, int(layers[0]), dataset.test, trial.scale)
         cheap = group == "FC only"  # what comes before need not be computed again
 
         test = partial(_test, model, layers, accuracy, scales)
@@ -115,15 +115,15 @@ def _sampled(
             }
     stage = {"dense": dense, "half": half, "curves": curves}
     if not brief:
-        accuracy = peers.accuracy_from(model, int(fcs[0]), dataset.test, trial.scale)
-        stage["peers"] = peers.compare(model, fcs, accuracy, scales["inputs"], 2)
+        accuracy = baselines.accuracy_from(model, int(fcs[0]), dataset.test, trial.scale)
+        stage["peers"] = baselines.compare(model, fcs, accuracy, scales["inputs"], 2)
     return stage
 
 
 def _test(
     model: nn.Sequential,
     layers: Sequence[str],
-    accuracy: peers.Accuracy,
+    accuracy: baselines.Accuracy,
     scales: Mapping[str, Mapping[str, Tensor]],
     variant: str,
     fraction: float,

@@ -1,10 +1,10 @@
 """Counting what a computation does and holds, so that the numbers repeat exactly.
 
-==================  ======================================================================
-:class:`Work`       operations, and bytes read and written
-:class:`PeakBytes`  the most bytes that tensors hold at once
-:class:`SavedBytes` the bytes that automatic differentiation keeps
-==================  ======================================================================
+===================  ======================================================================
+:class:`Work`        operations, and bytes read and written
+:class:`PeakBytes`   the most bytes that tensors hold at once
+:class:`SavedBytes`  the bytes that automatic differentiation keeps
+===================  ======================================================================
 """
 
 import weakref

@@ -18,14 +18,15 @@ from mcnn.paths import (
     PathResidual,
     export_onnx,
     grow,
-    portable,
     regrow,
     sample_paths,
     strengths,
+    to_dense_model,
+    to_gather_model,
     two_four,
 )
-from mcnn.sparse.autograd import dense_product, edges_of_paths, product
-from mcnn.sparse.blocks import block_product, find_blocks
+from mcnn.sparse.autograd import block_product, dense_product, product
+from mcnn.sparse.structure import edges_of_paths, find_blocks
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 KERNELS = ["gather", "dense"]
@@ -197,7 +198,7 @@ def test_the_kernel_is_chosen_and_shown():
     assert PathLinear(64, 64, 64 * 16, "permutation").kernel == "gather"
     assert PathLinear(64, 64, 64 * 60, "permutation").kernel == "dense"
     assert PathLinear(64, 64, 64 * 16, kernel="dense").kernel == "dense"
-    assert "edges=1024, kernel='blocks'" in repr(PathLinear(64, 64, 64 * 16))
+    assert "n_weights=1024, bias=True, paths=1024, kernel='blocks'" in repr(PathLinear(64, 64, 64 * 16))
     assert PathConv2d(256, 256, 3, 256 * 8).kernel == "gather"
     assert PathConv2d(32, 32, 3, 32 * 8).kernel == "dense"
 
@@ -362,7 +363,9 @@ def test_paths_run_through_a_whole_convolutional_network():
     for first, second in pairwise(layers):
         assert torch.equal(first.paths[1], second.paths[0])
     assert [layer.in_units for layer in layers] == [3, 8, 8, 8, 16, 16, 16]
-    torch.testing.assert_close(portable(net)(randn(2, 3, 8, 8)), net.eval()(randn(2, 3, 8, 8)))
+    torch.testing.assert_close(
+        to_dense_model(net)(randn(2, 3, 8, 8)), net.eval()(randn(2, 3, 8, 8))
+    )
 
 
 def test_a_residual_block_adds():
@@ -419,13 +422,13 @@ def test_exchanging_paths_never_disconnects(duplicates, seed, rounds, paths):
 # --- other engines --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["gather", "dense"])
-def test_portable_forms_compute_the_same(form):
+@pytest.mark.parametrize("convert", [to_gather_model, to_dense_model])
+def test_plain_networks_compute_the_same(convert):
     net = PathMLP([20, 16, 4], 60, seed=1, fixed_signs=True)
-    plain = portable(net, form)
+    plain = convert(net)
     assert not [m for m in plain.modules() if isinstance(m, PathLinear)]
     torch.testing.assert_close(plain(randn(3, 20)), net(randn(3, 20)))
-    nested = portable(nn.Sequential(nn.Linear(8, 20), PathLinear(20, 4, 30, bias=False)), form)
+    nested = convert(nn.Sequential(nn.Linear(8, 20), PathLinear(20, 4, 30, bias=False)))
     assert nested(randn(2, 8)).shape == (2, 4)
 
 
@@ -505,8 +508,8 @@ def test_memory_grows_by_edges_and_units_only():
         (lambda: grow(PathMLP([4, 4], torch.zeros(2, 2, dtype=torch.int32)), 1), "given"),
         (lambda: grow(PathMLP([4, 4], 8), 0), "paths"),
         (lambda: regrow(PathMLP([4, 4], 8), 8), "leave some"),
-        (lambda: portable(PathMLP([4, 4], 8), "csr"), "form"),
-        (lambda: portable(PathConv2d(4, 4, 3, 8), "gather"), "no gather form"),
+        (lambda: export_onnx(PathMLP([4, 4], 8), randn(2, 4), "net.onnx", "csr"), "form"),
+        (lambda: to_gather_model(PathConv2d(4, 4, 3, 8)), "no gather form"),
         (lambda: two_four(PathLinear(6, 4, 8)), "multiple of 4"),
     ],
 )

@@ -39,12 +39,12 @@ from mcnn.baselines.evolve import RigL, Set
 from mcnn.baselines.masks import edges_of, erk_densities, random_mask, weights
 from mcnn.experiments.paths.common import BATCH, RECIPE, fit_masked, network
 from mcnn.ledger.experiment import Experiment, Trial
-from mcnn.paths.carry import carried
-from mcnn.paths.export import portable
+from mcnn.paths.export import to_dense_model
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.graph import Graph
 from mcnn.paths.growth import grow, regrow
 from mcnn.paths.nets import PathMLP
+from mcnn.paths.optimizer_state import migrate_optimizer_state
 
 CHANGES = 14  # intervals of a training, at most three quarters of which end with a change
 UNTIL = 0.75
@@ -154,7 +154,7 @@ def fit(
         As of :func:`mcnn.training.fit`.
     change
         Called after each step with the network and the number of the step, inside of
-        :func:`mcnn.paths.carry.carried`; returns whether it changed something.
+        :func:`mcnn.paths.migrate_optimizer_state`; returns whether it changed something.
     prefix
         Number of paths -> how many of them to train in this step; all of them without.
     """
@@ -174,7 +174,7 @@ def fit(
             loss.backward()
             optimizer.step()
             rate.step()
-            with carried(optimizer, net):
+            with migrate_optimizer_state(optimizer, net):
                 change(net, step)
             step += 1
 
@@ -261,7 +261,7 @@ def _by_edges(trial: GrowthTrial, found: data.Data, paths: int, steps: int) -> d
     net = PathMLP(trial.widths, paths, trial.method, trial.seed)
     total = sum(_graph(net).unique)
     if trial.from_paths:
-        model = portable(net).to(found.device)
+        model = to_dense_model(net).to(found.device)
         masks = {name: w != 0 for name, w in weights(model).items()}
     else:
         model = network(trial.widths, trial.seed).to(found.device)

@@ -12,7 +12,7 @@ The sums go through :mod:`mcnn.sparse`, with the counts for weights; the scale i
 each unit, so it is multiplied to the sums.
 For these the lists as they stand are enough.
 A gradient with respect to the inputs needs the edges sorted by input as well: those lists are made
-when it is first asked for, and kept, at 16 bytes a weight.
+when it is first asked for, and kept, at 12 bytes a weight.
 """
 
 from collections.abc import Mapping

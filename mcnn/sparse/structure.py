@@ -112,20 +112,22 @@ def edges_of_rows(starts: Tensor, inputs: Tensor, in_features: int) -> Edges:
     ([0, 0, 1], [0, 2, 1], [0, 2, 3])
     """
     units = torch.arange(len(starts) - 1, dtype=torch.int32, device=starts.device)
+    # To say how many there will be avoids a device synchronisation.
     outputs = units.repeat_interleave(starts.diff(), output_size=len(inputs))  # [edges]
     return _sorted_both_ways(inputs, outputs, starts, in_features)
 
 
 def _sorted_both_ways(inputs: Tensor, outputs: Tensor, starts: Tensor, in_features: int) -> Edges:
-    order = inputs.sort(stable=True).indices  # [edges]
-    starts_by_input = _starts(inputs, in_features)
+    by_input, order = inputs.sort(stable=True)  # [edges] each
+    starts_by_input = _starts(by_input, in_features)
     return Edges(inputs, outputs, starts, order.int(), outputs[order], starts_by_input)
 
 
 def _starts(units: Tensor, n: int) -> Tensor:
-    starts = torch.zeros(n + 1, dtype=torch.int32, device=units.device)
-    torch.cumsum(torch.bincount(units, minlength=n), 0, dtype=torch.int32, out=starts[1:])
-    return starts
+    """Return where each of n units begins in a sorted list: int32 [n + 1]."""
+    # Not a sum of bincount, whose length compilers do not know.
+    first = torch.arange(n + 1, dtype=units.dtype, device=units.device)
+    return torch.searchsorted(units, first, out_int32=True)
 
 
 def dense_matrix(weight: Tensor, edges: Edges, in_features: int) -> Tensor:

@@ -77,7 +77,8 @@ def block_gradients(
 
 def _rows(x: Tensor, units: Tensor, weight: Tensor, others: Tensor) -> Tensor:
     """Gather the rows of the units of each block: [blocks, k, batch]."""
-    return x.index_select(0, units).view(-1, len(weight) // len(others), x.shape[1])
+    k = len(weight) // len(others)
+    return x.index_select(0, units).view(len(units) // k, k, x.shape[1])
 
 
 def _matrices(weight: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:

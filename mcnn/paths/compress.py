@@ -44,7 +44,7 @@ from torch.nn.modules import pooling
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from mcnn import modelwise
-from mcnn.density.counts import cumulated
+from mcnn.density.counts import cumulative_mass
 from mcnn.modelwise import Layer, LayerReport, Report
 from mcnn.sampling import as_seed, uniforms
 
@@ -211,7 +211,7 @@ def _starts(paths: int, outputs: int, method: str, seed: int, device: torch.devi
 
 def _stratified(density: Tensor, visits: Tensor, seed: int) -> Tensor:
     """Count jittered samples of each row, visits [rows] of them, without drawing them all."""
-    edges = cumulated(density)  # [rows, n]
+    edges = cumulative_mass(density)  # [rows, n]
     total = edges[:, -1:]  # [rows, 1]
     samples = torch.where(total > 0, visits[:, None], 0)  # [rows, 1]
     y = edges.double() * samples / total.clamp(min=1)  # [rows, n]
@@ -225,7 +225,7 @@ def _stratified(density: Tensor, visits: Tensor, seed: int) -> Tensor:
 def _iid(density: Tensor, visits: Tensor, seed: int) -> Tensor:
     """Count independent samples of each row, visits [rows] of them."""
     n = density.shape[1]
-    edges = cumulated(density.reshape(1, -1))[0]  # [rows n]: all rows end to end
+    edges = cumulative_mass(density.reshape(1, -1))[0]  # [rows n]: all rows end to end
     ends = edges[n - 1 :: n]  # [rows]
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])  # [rows]
     row = torch.repeat_interleave(torch.where(ends > starts, visits, 0))  # [walks]

@@ -51,7 +51,7 @@ class Step:
     optimizer
         What updated them.
         Who replaces a parameter of the network replaces it here, too
-        (:func:`mcnn.paths.carry.carried`), else the new one is not trained.
+        (:func:`mcnn.paths.migrate_optimizer_state`), else the new one is not trained.
     scheduler
         Of the learning rate, advanced to the next step.
     number

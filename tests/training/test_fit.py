@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mcnn import training
 from mcnn.data import Data, Split, load
 from mcnn.paths import PathMLP, grow
-from mcnn.paths.carry import carried
+from mcnn.paths.optimizer_state import migrate_optimizer_state
 from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -291,7 +291,7 @@ def test_momentum_survives_a_change_of_parameters(digits, optimizer, kept):
         if fresh:  # the parameters of the change before are those that this step has trained
             assert all((w != p).any() for w, p in zip(fresh[-1], old, strict=True))
         before = [step.optimizer.state[p][kept].abs().sum() for p in old]
-        with carried(step.optimizer, step.model):
+        with migrate_optimizer_state(step.optimizer, step.model):
             grow(step.model, 10)
         new = [layer.weight for layer in step.model.layers]
         assert all(len(b) > len(a) for a, b in zip(old, new, strict=True))

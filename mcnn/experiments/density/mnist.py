@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mcnn import density
 from mcnn.baselines import rounding
-from mcnn.density.counts import cumulated
+from mcnn.density.counts import cumulative_mass
 from mcnn.experiments.density.common import (
     FAST_DATASET,
     FAST_WIDTHS,
@@ -130,7 +130,7 @@ def _walk(model: nn.Module, seed: int, walks: int) -> dict[str, tuple[Tensor, Te
     taken = {}
     for name, module in reversed(linears(model).items()):
         w = module.weight.detach().cpu()
-        edges = cumulated(w)  # [rows, n]
+        edges = cumulative_mass(w)  # [rows, n]
         total = edges[:, -1]  # [rows]
         start = total.cumsum(0) - total  # [rows]: all rows end to end make one sorted list
         xi = (torch.rand(walks, generator=generator, dtype=torch.float64) * total[unit]).long()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcnn import density
-from mcnn.density.counts import cumulated
+from mcnn.density.counts import cumulative_mass
 from mcnn.experiments.density.common import (
     FAST_DATASET,
     FAST_WIDTHS,
@@ -66,7 +66,7 @@ def _check_bounds(weight: Tensor, trial: TernaryTrial) -> dict[str, int]:
 
     Everything is an integer here, so nothing is lost to rounding: p is m / total.
     """
-    edges = cumulated(weight)
+    edges = cumulative_mass(weight)
     total = edges[:, -1:]  # [rows, 1]
     mass = torch.diff(edges, dim=1, prepend=torch.zeros_like(total))  # [rows, n]
     limit = int(_ternary_samples(weight))

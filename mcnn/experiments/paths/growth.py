@@ -38,12 +38,12 @@ from mcnn.baselines.evolve import RigL, Set
 from mcnn.baselines.masks import edges_of, erk_densities, random_mask, weights
 from mcnn.experiments.paths.common import BATCH, RECIPE, fit_masked, network
 from mcnn.ledger.experiment import Experiment, Trial
-from mcnn.paths.carry import carried
-from mcnn.paths.export import portable
+from mcnn.paths.export import to_dense_model
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.graph import Graph
 from mcnn.paths.growth import grow, regrow
 from mcnn.paths.nets import PathMLP
+from mcnn.paths.optimizer_state import migrate_optimizer_state
 
 CHANGES = 14  # intervals of a training, at most three quarters of which end with a change
 UNTIL = 0.75
@@ -156,7 +156,7 @@ class Nested(nn.Module):
 
 def changed(step: training.Step, change: Change) -> None:
     """Change a network after a training step; the optimizer keeps what it knows of its edges."""
-    with carried(step.optimizer, step.model):
+    with migrate_optimizer_state(step.optimizer, step.model):
         change(step.model, step.number)
 
 
@@ -233,7 +233,7 @@ def _by_edges(trial: GrowthTrial, found: data.Data, paths: int, steps: int) -> d
     net = PathMLP(trial.widths, paths, trial.method, trial.seed)
     total = sum(_graph(net).unique)
     if trial.from_paths:
-        model = portable(net).to(found.device)
+        model = to_dense_model(net).to(found.device)
         masks = {name: w != 0 for name, w in weights(model).items()}
     else:
         model = network(trial.widths, trial.seed).to(found.device)

@@ -154,13 +154,13 @@ def tally(verdicts: Iterable[str]) -> str:
     >>> tally(["reproduced", "open", "reproduced", "reported", "exceeds"])
     '2 reproduced, 1 exceeds, 1 open; 1 reported without a verdict'
     """
-    found = list(verdicts)
+    verdicts = list(verdicts)
     plural = {"exceeds": "exceed", "falls short": "fall short"}
     parts = []
     for verdict in VERDICTS:
-        if count := found.count(verdict):
+        if count := verdicts.count(verdict):
             parts.append(f"{count} {plural.get(verdict, verdict) if count > 1 else verdict}")
     text = ", ".join(parts) or "no verdict"
-    if count := found.count(REPORTED):
+    if count := verdicts.count(REPORTED):
         text += f"; {count} reported without a verdict"
     return text

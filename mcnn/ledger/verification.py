@@ -1,32 +1,32 @@
 """Running recorded trials again: do the numbers repeat, here and under today's code?"""
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from mcnn.errors import McnnError, UsageError
+from mcnn.errors import UsageError
 from mcnn.ledger import records, registry, runner
+from mcnn.ledger.experiment import Experiment
 
 
 def problems(results: Path) -> list[str]:
     """Return a line for each record or note that is damaged, altered or foreign."""
-    found = []
+    known = registry.all_experiments()
+    lines = []
     for file in sorted(results.glob("*.jsonl")):
         if file.name == records.REVALIDATIONS:
-            found += records.scan_notes(results)[1]
-        elif file.stem in registry.all_experiments():
-            found += records.scan(file)[1]
+            lines += records.scan_notes(results)[1]
+        elif file.stem in known:
+            lines += records.scan(file, known[file.stem])[1]
         else:
-            found.append(f"{file}:1: foreign: no experiment {file.stem!r}")
-    return found
+            lines.append(f"{file}:1: foreign: no experiment {file.stem!r}")
+    return lines
 
 
 def spot(count: int, device: str, results: Path, seed: int | None = None) -> int:
-    """Run recorded trials again, chosen at random, and compare.
+    """Run recorded trials again, chosen at random, and print how far each is off.
 
     Returns
     -------
@@ -38,46 +38,41 @@ def spot(count: int, device: str, results: Path, seed: int | None = None) -> int
     UsageError
         If there is no record to run again.
     """
-    names = registry.all_experiments()
-    found = [r for name in names for r in records.read(name, results) if not r.stale]
-    if not found:
+    known = registry.all_experiments()
+    fresh = [(e, r) for e in known.values() for r in records.read(e, results) if not r.stale]
+    if not fresh:
         raise UsageError(f"no fresh records in {results}")
-    return 0 if again(_sample(found, count, seed), device) else 1
-
-
-def _sample(found: Sequence[records.Record], count: int, seed: int | None) -> list[records.Record]:
-    return random.Random(seed).sample(list(found), min(count, len(found)))
-
-
-def again(chosen: Sequence[records.Record], device: str) -> bool:
-    """Run the trials again, print how far each is off, and say whether all agree."""
+    where = runner.resolve_device(device)
+    sample = random.Random(seed).sample(fresh, min(count, len(fresh)))
     agree = True
-    for record in tqdm(chosen, unit="trial", disable=None, leave=False):
-        tolerance = registry.get(record.experiment).tolerance
-        difference = rerun(record, runner.resolve_device(device))
-        good = difference <= tolerance
-        agree &= good
-        word = "agrees" if good else "DIFFERS"
-        tqdm.write(
-            f"{record.experiment} {record.key} {word}: largest difference {difference:.3g}, "
-            f"tolerance {tolerance:g}"
-        )
-    return agree
+    for experiment, record in tqdm(sample, unit="trial", disable=None, leave=False):
+        line = runner.run_trial(experiment, record.profile, record.config, where)
+        agree &= agrees(experiment, record, line)
+    return 0 if agree else 1
 
 
-def rerun(record: records.Record, device: torch.device) -> float:
-    """Run a recorded trial again and return by how much its metrics differ at most.
+def agrees(experiment: Experiment, record: records.Record, line: dict[str, Any]) -> bool:
+    """Compare a trial that ran again with its record, and print by how much they differ.
 
-    Raises
-    ------
-    McnnError
-        If the metrics have another shape.
+    Parameters
+    ----------
+    experiment
+        Its tolerance counts.
+    record
+        What was recorded.
+    line
+        The new record.
     """
-    line = runner.run_trial(record.experiment, record.profile, record.config, device)
+    head = f"{record.experiment} {record.key}"
     try:
-        return difference(record.metrics, line["metrics"])
+        off = difference(record.metrics, line["metrics"])
     except ValueError as error:
-        raise McnnError(f"trial {record.key} of {record.experiment}: {error}") from None
+        tqdm.write(f"{head} DIFFERS: {error}")
+        return False
+    good = off <= experiment.tolerance
+    word = "agrees" if good else "DIFFERS"
+    tqdm.write(f"{head} {word}: largest difference {off:.3g}, tolerance {experiment.tolerance:g}")
+    return good
 
 
 def difference(a: Any, b: Any, place: str = "metrics") -> float:

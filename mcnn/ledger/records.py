@@ -16,8 +16,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from mcnn.errors import McnnError, RecordError
 from mcnn.ledger import project, registry
 from mcnn.ledger.experiment import Experiment, Trial
@@ -222,6 +220,8 @@ def append(lines: Iterable[dict[str, Any]], file: Path, *, overwrite: bool = Fal
     RecordError
         If the folder cannot be written or the disk is full; the file is then as it was.
     """
+    from filelock import FileLock  # which who only reads can do without
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.parent / ".lock"):

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from math import ceil, floor, isfinite, log10, sqrt
 from typing import Literal
 
-from scipy.stats import t as student
-
-from mcnn.stats import CONFIDENCE, Interval
+from mcnn.stats import CONFIDENCE, Interval, student
 
 Better = Literal["higher", "lower"]
 
@@ -128,7 +126,7 @@ def what_decides(estimate: Interval, bounds: tuple[float, float]) -> str:
 
 
 def _student(n: int) -> float:
-    return float(student.ppf((1 + CONFIDENCE) / 2, n - 1))
+    return student((1 + CONFIDENCE) / 2, n)
 
 
 def _seeds(spread: float, distance: float, least: int) -> int:

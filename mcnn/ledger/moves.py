@@ -230,21 +230,18 @@ class Version:
         self._names: dict[str, Names] = {}
         self._texts: dict[int, str] = {}
 
-    def definitions(self, items: Iterable[Item]) -> dict[str, str]:
-        """Return the definitions behind pieces of code: canonical name to text."""
-        texts: dict[str, str] = {}
+    def definitions(self, items: Iterable[Item]) -> Iterator[tuple[str, str]]:
+        """Yield the definitions behind pieces of code: canonical name and text."""
         for item in items:
             module = self.code.module(item.module)
-            if "." in item.name:
-                texts[f"{self.code.canonical(item.module)}/{item.name.rpartition('/')[2]}"] = (
-                    self.code.text(item)
-                )
+            if "." in item.name:  # a C source, which lies elsewhere if its module does
+                file = item.name.rpartition("/")[2]
+                yield f"{self.code.canonical(item.module)}/{file}", self.code.text(item)
                 continue
             for name in module.definitions if item.name == "*" else filter(None, [item.name]):
                 if name not in ("__all__", "__version__"):
                     key = self.code.canonical(f"{item.module}.{name}")
-                    texts[key] = "\n".join(self._lines(module, module.definitions[name]))
-        return texts
+                    yield key, "\n".join(self._lines(module, module.definitions[name]))
 
     def effects(self, items: Iterable[Item]) -> dict[str, list[ast.stmt]]:
         """Return what pieces of code do to others on import: text to the statements."""
@@ -287,7 +284,7 @@ class Version:
             if not module.hands_on:
                 whole = Item(module.name, "*")
                 files = [item for item in self.code.after(whole) if "." in item.name]
-                for key, text in self.definitions([whole, *files]).items():
+                for key, text in self.definitions([whole, *files]):
                     texts.setdefault(key, []).append(text)
         return texts
 
@@ -328,7 +325,7 @@ def unproved(old: Version, new: Version, roots: Iterable[str]) -> list[str]:
     roots = list(roots)
     items = new.code.closure(roots)
     reasons = []
-    for name, text in new.definitions(items).items():
+    for name, text in new.definitions(items):
         before = old.everything.get(name, [])
         if not before:
             reasons.append(f"{name} is new")

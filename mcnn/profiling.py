@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 # Of mcnn.sparse.ops: the sums that an edge takes part in, and whether rows of the batch are read
 # once for each edge (or for each block, which is once).
@@ -53,7 +52,10 @@ class Work(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # imports Triton, which takes a while
+
         super().__init__()
+        self._flops = flop_registry
         self.operations = self.bytes = 0
 
     def __torch_dispatch__(
@@ -68,7 +70,7 @@ class Work(TorchDispatchMode):
         if name in _SUMS:
             self._count_sum(name, given, made)
         elif func._schema.is_mutable or not _all_views(made, given):
-            flops = flop_registry.get(func.overloadpacket)
+            flops = self._flops.get(func.overloadpacket)
             size = sum(t.numel() for t in made)
             self.operations += size if flops is None else flops(*args, **kwargs, out_val=result)
             self.bytes += sum(t.numel() * t.element_size() for t in given + made)

@@ -31,11 +31,14 @@ References
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.stats import qmc
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.stats import qmc
 
 # Odd constants of SplitMix64, as signed 64-bit integers: products wrap around, as they should.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -216,15 +219,19 @@ def _jittered(n: int, d: int, seed: int) -> Tensor:
 
 
 def _sobol(n: int, d: int, seed: int) -> np.ndarray:
+    from scipy.stats import qmc  # takes as long as half of PyTorch
+
     rng = np.random.default_rng(seed)
     return _sobol_points(n, qmc.Sobol(d, scramble=True, bits=_BITS, rng=rng))
 
 
 def _sobol_plain(n: int, d: int, seed: int) -> np.ndarray:
+    from scipy.stats import qmc
+
     return _sobol_points(n, qmc.Sobol(d, scramble=False, bits=_BITS))
 
 
-def _sobol_points(n: int, engine: qmc.Sobol) -> np.ndarray:
+def _sobol_points(n: int, engine: "qmc.Sobol") -> np.ndarray:
     # Powers of two are what the sequence is balanced for; SciPy warns of other sizes, but any
     # prefix of the sequence is a legal and often useful request.
     whole = 1 << (n - 1).bit_length()
@@ -243,6 +250,8 @@ def _lattice(n: int, d: int, seed: int) -> Tensor:
 def _van_der_corput(n: int, d: int, seed: int) -> Tensor:
     if d != 1:
         raise ValueError(f"the van der Corput sequence has one dimension, got d = {d}; use sobol")
+    from scipy.stats import qmc
+
     x = torch.from_numpy(qmc.Halton(1, scramble=False).random(n))  # [n, 1], base 2
     return (x + uniforms(seed, torch.arange(1))) % 1
 

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import torch
 
-from mcnn.data import ilsvrc12, readers
+from mcnn.data import checked, ilsvrc12, readers
 from mcnn.data.cache import cache_path
 from mcnn.data.split import SCALES, Data, Split
 from mcnn.data.table import DATASETS, Dataset
@@ -136,7 +136,7 @@ class Status:
 
 
 def status(name: str, root: Path | str | None = None) -> Status:
-    """Look for a data set and check all of it.
+    """Look for a data set and check all of it, or see that no file has changed since it was.
 
     Raises
     ------
@@ -146,15 +146,22 @@ def status(name: str, root: Path | str | None = None) -> Status:
     folder = _find(name, root)
     if folder is None:
         return Status(name, "missing", None, _missing(name, root))
+    key = f"{name} {DATASETS[name].fingerprint} {torch.__version__}"
+    memory = cache_path() / "checked.json"
     try:
-        data = _read(name, folder)
+        detail = checked.remembered(key, folder, memory, lambda: _checked(name, folder))
     except DataError as error:
         return Status(name, "damaged", folder, str(error))
+    return Status(name, "ok", folder, detail)
+
+
+def _checked(name: str, folder: Path) -> str:
+    """Read a data set and describe it."""
+    data = _read(name, folder)
     train = len(data.train) if data.train is not None else "no"
     shape = "x".join(map(str, data.test.shape))
     detail = f"{train} training and {len(data.test)} test images, {shape}"
-    detail += f", fingerprint {data.fingerprint}"
-    return Status(name, "ok", folder, detail)
+    return f"{detail}, fingerprint {data.fingerprint}"
 
 
 def _places(name: str, root: Path | str | None) -> list[Path]:

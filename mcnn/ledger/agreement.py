@@ -9,7 +9,7 @@ With :math:`s_k` the spread of metric k over the recorded seeds of the same conf
 .. math:: z_k=\frac{x_k-x_k'}{\sqrt 2\,s_k}
 
 has about unit variance for independent draws, and the root of the mean of all :math:`z_k^2` tells
-agreement (about 1 or less) from a change that matters.
+agreement (about 1 or less) from a change that matters; no single one may be far out.
 Metrics that do not vary over seeds, such as counts and identities, must repeat.
 """
 
@@ -20,7 +20,8 @@ from typing import Any
 
 from mcnn.ledger.records import Record
 
-LARGEST = 2.0  # root mean square of z up to which runs are draws of one distribution
+# Up to which runs are draws of one distribution: the root mean square of z, and the largest z.
+TYPICAL, LARGEST = 2.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,22 @@ def compare(
     text = f"largest difference {largest:.3g}, tolerance {tolerance:g}"
     if largest <= tolerance:
         return Agreement("repeats", largest, text)
-    draws = [dict(numbers(r.metrics)) for r in others if _same_but_for_seed(r, record)]
-    squares = []
+    alike = [r for r in others if _same_but_for_seed(r, record)]
+    draws = [dict(numbers(r.metrics)) for r in alike]
+    scores: dict[str, float] = {}
     for place, old in before.items():
         change = abs(old - now[place]) if _number(old) else 0.0
         spread = _spread([draw[place] for draw in draws if _number(draw.get(place))])
         if spread == 0 and change > tolerance:
             return Agreement("DIFFERS", largest, f"{text} ({place} does not vary over seeds)")
         if spread > 0:
-            squares.append((change / spread) ** 2 / 2)
-    rms = math.sqrt(sum(squares) / len(squares)) if squares else math.inf
-    text += f" (at {where}); {rms:.2g} times the spread of {len(draws)} seeds"
-    return Agreement("consistent" if rms <= LARGEST else "DIFFERS", largest, text)
+            scores[place] = change / spread / math.sqrt(2)
+    rms = math.sqrt(sum(z * z for z in scores.values()) / len(scores)) if scores else math.inf
+    text += f" (at {where}); {rms:.2g} times the spread of {len(draws)} other seeds"
+    far = max(scores, key=scores.get, default="")
+    if far and scores[far] > LARGEST:
+        return Agreement("DIFFERS", largest, f"{text}, {scores[far]:.2g} times at {far}")
+    return Agreement("consistent" if rms <= TYPICAL else "DIFFERS", largest, text)
 
 
 def _number(value: Any) -> bool:
@@ -112,7 +117,7 @@ def _number(value: Any) -> bool:
 
 def _same_but_for_seed(a: Record, b: Record) -> bool:
     x, y = ({k: v for k, v in r.line["config"].items() if k != "seed"} for r in (a, b))
-    return x == y and a.profile == b.profile
+    return x == y and (a.experiment, a.profile) == (b.experiment, b.profile) and a.key != b.key
 
 
 def _spread(values: Sequence[float]) -> float:

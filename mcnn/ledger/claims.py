@@ -233,11 +233,11 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
     wanted = {experiment.key("full", trial) for trial in trials}
     if not wanted:
         raise UsageError(f"claim {claim.id}: no trial of {experiment.name} is like {claim.where}")
-    found = [r for r in records.read(claim.experiment, results) if r.key in wanted]
-    fresh = [r for r in found if not r.stale]
+    held = [r for r in records.read(experiment, results) if r.key in wanted]
+    fresh = [r for r in held if not r.stale]
     missing = wanted - {r.key for r in fresh}
     if missing:
-        stale = len(missing & {r.key for r in found if r.stale})
+        stale = len(missing & {r.key for r in held if r.stale})
         if stale:
             reason = f"{stale} of {len(wanted)} trials were recorded by older code"
             return Judgement(claim, "stale", reason, records=len(fresh))
@@ -275,17 +275,17 @@ def decide(claim: Claim, readings: Mapping[str, Sequence[float]], count: int = 0
         if not values or not all(map(isfinite, values)):
             raise UsageError(f"claim {claim.id}: {name!r} must be finite numbers, got {values}")
     order = dict.fromkeys((*tests, *claim.shown, *readings))
-    found = tuple(_result(claim, name, readings[name], tests.get(name)) for name in order)
+    results = tuple(_result(claim, name, readings[name], tests.get(name)) for name in order)
     if claim.report:
-        return Judgement(claim, REPORTED, claim.report, found, count)
-    judged = [result for result in found if result.test]
+        return Judgement(claim, REPORTED, claim.report, results, count)
+    judged = [result for result in results if result.test]
     verdict = verdicts.worst(result.verdict for result in judged)
     fewest = min(result.estimate.n for result in judged)
     shown = verdict == "contradicted" and claim.kind in _EXACT  # one counterexample will do
     if fewest < claim.seeds and not shown:
         few = f"{fewest} of {claim.seeds} seeds: the missing {claim.seeds - fewest} would decide"
-        return Judgement(claim, "open", few, found, count)
-    return Judgement(claim, verdict, _reason(verdict, judged), found, count)
+        return Judgement(claim, "open", few, results, count)
+    return Judgement(claim, verdict, _reason(verdict, judged), results, count)
 
 
 def _reason(verdict: str, judged: Sequence[Result]) -> str:

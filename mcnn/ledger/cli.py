@@ -183,13 +183,13 @@ def _names(patterns: Sequence[str]) -> list[str]:
     from mcnn.ledger import registry
 
     known = list(registry.all_experiments())
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for pattern in patterns:
         matches = [name for name in known if fnmatchcase(name, pattern)]
         if not matches:
             registry.get(pattern)  # says what there is
-        found.update(dict.fromkeys(matches))
-    return list(found)
+        names.update(dict.fromkeys(matches))
+    return list(names)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -197,12 +197,13 @@ def _list(args: argparse.Namespace) -> int:
 
     names = _names(args.experiment or ["*"])
     width = max(map(len, names))
-    for name in names:
-        p = runner.plan(name, "full", results=args.results)
+    for experiment in map(registry.get, names):
+        name = experiment.name
+        p = runner.plan(experiment, "full", results=args.results)
         stale = f", {p.stale} stale" if p.stale else ""
         total = p.done + len(p.todo) + p.left_out
         counts = f"{p.done:>3} of {total:>3} recorded{stale}"
-        print(f"{name:<{width}}  {counts}  {registry.get(name).summary}")
+        print(f"{name:<{width}}  {counts}  {experiment.summary}")
     return 0
 
 
@@ -290,8 +291,8 @@ def _data(args: argparse.Namespace) -> int:
     for name in args.dataset or data.DATASETS:
         if args.download:
             data.download(name)
-        found = data.status(name)
-        place = f" in {found.folder}" if found.state == "ok" else ""
-        print(f"{name:<{width}}  {found.state:<7}  {found.detail}{place}", flush=True)
-        code = 2 if found.state in bad else code
+        status = data.status(name)
+        place = f" in {status.folder}" if status.state == "ok" else ""
+        print(f"{name:<{width}}  {status.state:<7}  {status.detail}{place}", flush=True)
+        code = 2 if status.state in bad else code
     return code

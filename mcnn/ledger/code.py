@@ -6,46 +6,50 @@ How finely it looks depends on what a module is for:
 ===============================  ==============================================================
 modules of experiments           what ``run`` and the trial reach by name: not summaries, lists
                                  of trials or measures, which are applied when records are read
-modules of the library           whole: operators registered with PyTorch are invisible to names
+modules of the library           whole, and with them the operators that they name, wherever
+                                 those are registered with PyTorch
 an ``__init__`` that only hands  nothing by itself: what is taken from it counts where it is
 names on                         defined, and its neighbours do not
 any other ``__init__``           whole
-modules that are imported on     what they do to others when they are imported, such as
-the way, but not used            ``torch.Tensor.sum = ...``
-C sources                        those that a module names: its text without comments
+any module, used or not          what it does to others when it is imported, such as
+                                 ``torch.Tensor.sum = ...``: the process imports them all
+C sources, other files           those that a module names: C without comments
 the ledger                       what executes a trial, and no more
 ===============================  ==============================================================
 
 Each file is parsed once, and nothing is imported.
+It is taken for granted that the plain calls in assignments of the top level, ``X = f(2)``, make
+values and change nothing else, and that what is excluded below computes no number.
 """
 
 import ast
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_IMPORTS = (ast.Import, ast.ImportFrom)
-_COMMENTS = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+from mcnn.ledger import source
+from mcnn.ledger.source import Module, Uses
 
 # Of the package: folders read by name, what only tells of failures or draws, and what of the
 # ledger counts: it describes and executes trials.
 BY_NAME = ("experiments", "ledger")
 EXCLUDED = ("errors", "figures", "ledger")
-COUNTED = ("ledger.experiment",)
-_SILENT = {"__all__", "__version__"}
+COUNTED = ("ledger.experiment", "ledger.execution")
+
+# A definition that uses these may read any name of its module.
+_ANY_NAME = {"eval", "exec", "globals", "vars", "__import__"}
 
 
 @dataclass(frozen=True, order=True)
 class Item:
     """A piece of code that counts.
 
-    ``name`` is a definition of the module, ``""`` what it does besides defining, ``"*"`` all of it,
-    or the name of a C source beside it.
+    ``name`` is a definition of the module, ``""`` what it does to others when it is imported,
+    ``"*"`` all of it, or the path in the package of a file that it names, such as a C source.
     """
 
     module: str
@@ -58,82 +62,12 @@ class Item:
 class Found(NamedTuple):
     """Where a name is defined; an empty name is the module itself."""
 
-    module: "Module"
+    module: Module
     name: str
     rest: tuple[str, ...]
 
-
-@dataclass
-class Module:
-    """A parsed file of the package."""
-
-    name: str
-    path: Path
-    tree: ast.Module = field(repr=False)
-
-    @property
-    def is_package(self) -> bool:
-        """Whether it is an ``__init__``."""
-        return self.path.name == "__init__.py"
-
-    @cached_property
-    def imports(self) -> dict[str, str]:
-        """From each name that an import binds, at any depth, to its target."""
-        nodes = [node for node in _walk(self.tree) if isinstance(node, _IMPORTS)]
-        return dict(pair for node in nodes for pair in self.targets(node))
-
-    @cached_property
-    def bindings(self) -> dict[str, str]:
-        """The same at the top level alone: what others can take from the module."""
-        nodes = [node for node in self.tree.body if isinstance(node, _IMPORTS)]
-        return dict(pair for node in nodes for pair in self.targets(node))
-
-    def targets(self, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-        """Yield names that an import binds, and their targets: ``"module:name"`` or a module."""
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                whole, first = alias.name, alias.name.partition(".")[0]
-                yield (alias.asname, whole) if alias.asname else (first, first)
-            return
-        base = node.module or ""
-        if node.level:
-            parts = self.name.split(".")
-            keep = len(parts) - node.level + self.is_package
-            base = ".".join([*parts[:keep], *([base] if base else [])])
-        for alias in node.names:
-            yield alias.asname or alias.name, f"{base}:{alias.name}"
-
-    @cached_property
-    def definitions(self) -> dict[str, list[ast.stmt]]:
-        """From each name that the top level defines to the statements that do."""
-        found: dict[str, list[ast.stmt]] = {}
-        for node in self.tree.body:
-            for name in _defined(node):
-                found.setdefault(name, []).append(node)
-        return found
-
-    @cached_property
-    def effects(self) -> list[ast.stmt]:
-        """What the top level does besides importing and defining."""
-        docstring = ast.get_docstring(self.tree, clean=False) is not None
-        body = self.tree.body[1:] if docstring else self.tree.body
-        return [n for n in body if not (isinstance(n, _IMPORTS) or _defined(n) or _typing_only(n))]
-
-    @cached_property
-    def hands_on(self) -> bool:
-        """Whether it is an ``__init__`` that does nothing but hand names on."""
-        return self.is_package and not self.effects and set(self.definitions) <= _SILENT
-
-    @cached_property
-    def c_sources(self) -> list[Path]:
-        """The C sources beside it that it names."""
-        texts = {n.value for n in ast.walk(self.tree) if isinstance(n, ast.Constant)}
-        names = sorted(t for t in texts if isinstance(t, str) and re.fullmatch(r"\w+\.c", t))
-        return [self.path.with_name(n) for n in names if self.path.with_name(n).is_file()]
-
-
-def _module(name: str, path: Path) -> Module:
-    return Module(name, path, ast.parse(path.read_text(encoding="utf-8")))
+    def __str__(self) -> str:
+        return ".".join(filter(None, [self.module.name, self.name, *self.rest]))
 
 
 class Code:
@@ -156,7 +90,10 @@ class Code:
         self.root, self.package = root, package
         self._moved = dict(moved or {})
         self._modules: dict[str, Module | None] = {}
+        self._uses: dict[Item, Uses] = {}
+        self._next: dict[Item, frozenset[Item]] = {}
         self._texts: dict[Item, str] = {}
+        self._digests: dict[Item, str] = {}
 
     def canonical(self, dotted: str) -> str:
         """Return the name under which a dotted name is read: its own, unless it has moved."""
@@ -176,7 +113,7 @@ class Code:
 
     def include(self, name: str, path: Path) -> None:
         """Add a module from outside the package, such as a test's, to start from."""
-        self._modules[name] = _module(name, path)
+        self._modules[name] = Module.parse(name, path)
 
     def _parse(self, name: str) -> Module | None:
         if name.partition(".")[0] != self.package:
@@ -184,10 +121,21 @@ class Code:
         place = self.root.joinpath(*name.split("."))
         for path in (place / "__init__.py", place.with_suffix(".py")):
             if path.is_file():
-                return _module(name, path)
+                return Module.parse(name, path)
         return None
 
-    def resolve(self, target: str, attributes: Iterable[str] = (), depth: int = 0) -> Found | None:
+    @cached_property
+    def modules(self) -> tuple[Module, ...]:
+        """All modules of the package."""
+        names = []
+        for path in sorted((self.root / self.package).rglob("*.py")):
+            parts = path.relative_to(self.root).with_suffix("").parts
+            names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+        return tuple(filter(None, map(self.module, names)))
+
+    def resolve(
+        self, target: str, attributes: Iterable[str] = (), passed: frozenset[str] = frozenset()
+    ) -> tuple[Found, ...]:
         """Find where a name is defined, through the packages that hand it on.
 
         Parameters
@@ -196,26 +144,40 @@ class Code:
             ``"module:name"`` or a module.
         attributes
             Names of attributes that follow.
+        passed
+            Targets on the way here: imports may lead round in a circle.
 
         Returns
         -------
-        Found or None
-            None outside the package.
+        tuple of Found
+            All places where the name may come from; none outside the package.
+
+        Raises
+        ------
+        ValueError
+            If the name may come from ``from ... import *``, which is not followed.
         """
         base, _, name = target.partition(":")
         module = self.module(base)
         waiting = [*([name] if name else []), *attributes]
         while module is not None and waiting:
             first, *rest = waiting
+            if "*" in (first, *module.bindings):
+                raise ValueError(f"{base}: import names instead of *, so that it shows what counts")
+            found = []
             if first in module.definitions:
-                return Found(module, first, tuple(rest))
-            if first in module.bindings and depth < 20:  # imports may lead round in a circle
-                return self.resolve(module.bindings[first], rest, depth + 1)
+                found.append(Found(module, first, tuple(rest)))
+            passed |= {f"{module.name}:{first}"}
+            onwards = [t for t in module.bindings.get(first, ()) if t not in passed]
+            for further in onwards:
+                found += self.resolve(further, rest, passed)
+            if found or onwards:
+                return tuple(found)
             below = self.module(f"{module.name}.{first}")
             if below is None:
-                return Found(module, first, tuple(rest))
+                return (Found(module, first, tuple(rest)),)
             module, waiting = below, rest
-        return None if module is None else Found(module, "", ())
+        return () if module is None else (Found(module, "", ()),)
 
     def _place(self, module: Module) -> tuple[str, str]:
         """Return the folder (or module) of the package that a module is in, and its name there."""
@@ -243,89 +205,181 @@ class Code:
         KeyError
             If there is no such definition.
         """
-        reached: set[Item] = set()
-        imported: dict[str, Module] = {}
-        waiting: list[tuple[Module, str]] = []
+        start: set[Item] = set()
         for root in roots:
-            found = self.resolve(root)
-            if found is None or (found.name and found.name not in found.module.definitions):
+            places = self.resolve(root)
+            if not places or any(p.name and p.name not in p.module.definitions for p in places):
                 raise KeyError(root)
-            waiting.append((found.module, found.name))
-        while waiting:
-            module, name = waiting.pop()
-            self._note_imports(module, imported)
-            if not self._counts(module) or (module.hands_on and not name):
-                continue
-            own = self._by_name(module) and bool(name)
-            item = Item(module.name, name if own else "*")
-            if item in reached:
-                continue
-            reached.add(item)
-            nodes = module.definitions.get(name, []) if own else module.tree.body
-            waiting += self._reached_from(module, nodes, own=own)
-            if not own:
-                reached |= {Item(module.name, source.name) for source in module.c_sources}
+            start.update(item for place in places for item in self._items(place))
+        reached = self._reached(start) | self._on_import
         whole = {item.module for item in reached if item.name == "*"}
-        effects = [m for m in imported.values() if m.effects and m.name not in whole]
-        return sorted(reached | {Item(module.name, "") for module in effects})
+        parts = {i for i in reached if i.module in whole and i.name != "*" and not _is_file(i)}
+        return sorted(reached - parts)
 
-    def _note_imports(self, module: Module, imported: dict[str, Module]) -> None:
-        """Note what importing a module executes: its parents, and what those import.
+    @cached_property
+    def _on_import(self) -> frozenset[Item]:
+        """What the modules of the package do to others when they are imported."""
+        told = ("errors", "figures")
+        heard = [m for m in self.modules if self._counts(m) or self._place(m)[0] in told]
+        return frozenset(
+            self._reached({Item(m.name, "") for m in heard if self.effects(Item(m.name, ""))})
+        )
 
-        Of modules that are read by name the imports are not followed: an experiment that is added
-        to a chapter is imported with its neighbours, and must not touch them.
-        """
-        waiting = [module]
+    def _reached(self, start: Iterable[Item]) -> set[Item]:
+        reached: set[Item] = set()
+        waiting = list(start)
         while waiting:
-            now = waiting.pop()
-            if now.name in imported or not self._counts(now):
-                continue
-            imported[now.name] = now
-            waiting += filter(None, map(self.module, _parents(now.name)))
-            for target in [] if self._by_name(now) else now.bindings.values():
-                base, _, name = target.partition(":")
-                names = [*_parents(base), base, f"{base}.{name}"]
-                waiting += filter(None, map(self.module, names))
+            item = waiting.pop()
+            if item not in reached:
+                reached.add(item)
+                waiting += self.after(item)
+        return reached
 
-    def _reached_from(
-        self, module: Module, nodes: Iterable[ast.AST], *, own: bool
-    ) -> list[tuple[Module, str]]:
-        """Return the definitions of the package that statements name, and the packages above."""
-        above = [m for m in map(self.module, _parents(module.name)) if m is not None]
-        found = [(m, "") for m in above if not m.hands_on and not self._by_name(m)]
-        for node in nodes:
-            for part in _walk(node):
-                if isinstance(part, _IMPORTS):
-                    targets = [target for _, target in module.targets(part)]
-                    found += self._taken(filter(None, map(self.resolve, targets)), whole=False)
-                elif chain := _chain(part):
-                    first, *rest = chain
-                    if first in module.imports:
-                        resolved = self.resolve(module.imports[first], rest)
-                        found += self._taken(filter(None, [resolved]), whole=True)
-                    elif own and first in module.definitions:
-                        found.append((module, first))
+    def effects(self, item: Item) -> list[ast.stmt]:
+        """Return what a piece of code does to others when it is imported.
+
+        An operator of the package's own, registered under its name, touches none that does not
+        name it: it is left to the whole module.
+        """
+        module = self.module(item.module)
+        if item.name == "*":
+            return module.effects
+        return [n for n in module.effects if not item.name and not self._registers(n)]
+
+    def _registers(self, node: ast.stmt) -> set[str]:
+        """Return the operators that a statement registers, if it does nothing else."""
+        calls = [node.value] if isinstance(node, ast.Expr) else []
+        calls += getattr(node, "decorator_list", [])
+        names = set()
+        for call in calls:
+            first = call.args[0] if isinstance(call, ast.Call) and call.args else None
+            text = first.value if isinstance(first, ast.Constant) else None
+            called = source.chain(call.func) if isinstance(call, ast.Call) else None
+            if not isinstance(text, str) or (called or [])[:2] != ["torch", "library"]:
+                return set()
+            found = re.fullmatch(rf"{self.package}::(\w+)", text)
+            if not found:
+                return set()
+            names.add(found[1])
+        return names
+
+    @cached_property
+    def _operators(self) -> dict[str, list[Module]]:
+        """From the name of each operator to the modules that register it."""
+        found: dict[str, list[Module]] = {}
+        for module in self.modules:
+            for name in {n for node in module.effects for n in self._registers(node)}:
+                found.setdefault(name, []).append(module)
         return found
 
-    def _taken(self, names: Iterable[Found], *, whole: bool) -> list[tuple[Module, str]]:
-        """Return what counts of names; a package that is passed on as a value may be used whole."""
-        taken: list[tuple[Module, str]] = []
-        for found in names:
-            taken.append((found.module, found.name))
-            if whole and not found.name and found.module.hands_on:
-                targets = found.module.bindings.values()
-                taken += [(f.module, f.name) for t in targets if (f := self.resolve(t))]
-        return taken
+    def nodes(self, item: Item) -> list[ast.stmt]:
+        """Return the statements of a piece of code."""
+        if item.name == "*":
+            return self.module(item.module).body
+        return self.module(item.module).definitions[item.name] if item.name else self.effects(item)
+
+    def uses(self, item: Item) -> Uses:
+        """Return what a piece of code mentions."""
+        if item not in self._uses:
+            self._uses[item] = source.uses(self.nodes(item))
+        return self._uses[item]
+
+    def after(self, item: Item) -> frozenset[Item]:
+        """Return what a piece of code leads to directly."""
+        if item not in self._next:
+            after = () if _is_file(item) else self._leads_to(item)
+            self._next[item] = frozenset(after)
+        return self._next[item]
+
+    def _leads_to(self, item: Item) -> Iterator[Item]:
+        module, mentioned = self.module(item.module), self.uses(item)
+        if self._by_name(module) and module.effects:
+            yield Item(module.name, "")
+        for above in filter(None, map(self.module, _parents(module.name))):
+            if not self._by_name(above):
+                yield from self._items(Found(above, "", ()))
+        for node in mentioned.imports:
+            for target in module.mentioned(node):
+                for found in self.resolve(target):
+                    yield from self._items(found)
+        for first, *rest in mentioned.chains:
+            for target in module.imports.get(first, ()):
+                for found in self.resolve(target, rest):
+                    yield from self._items(found)
+                    for handed in self.handed_on(found):
+                        yield from self._items(handed)
+                yield from self._registered(".".join([target.replace(":", "."), *rest]))
+            if item.name != "*" and first in module.definitions:
+                yield Item(module.name, first)
+            if item.name != "*" and first in _ANY_NAME:
+                yield Item(module.name, "*")
+        for text in mentioned.texts:
+            if name := re.fullmatch(rf"{self.package}::(\w+)", text):
+                yield from self._registered(f"torch.ops.{self.package}.{name[1]}")
+            for path in self.data(text):
+                yield Item(module.name, path)
+
+    def _items(self, found: Found) -> Iterator[Item]:
+        """Yield what counts of a name: its definition, or the module that has it."""
+        module, name, _ = found
+        if not self._counts(module) or (module.hands_on and not name):
+            return
+        if not name or not self._by_name(module):
+            yield Item(module.name, "*")
+        elif name in module.definitions:
+            yield Item(module.name, name)  # else it is bound by an effect, which counts anyway
+
+    def handed_on(self, found: Found) -> Iterator[Found]:
+        """Yield all that a package hands on that is passed on as a value."""
+        if found.name or not found.module.hands_on:
+            return
+        waiting, seen = [found.module], set()
+        while waiting:
+            module = waiting.pop()
+            if module.name in seen:
+                continue
+            seen.add(module.name)
+            below = [m for m in self.modules if m.name.startswith(f"{module.name}.")]
+            places = [Found(m, "", ()) for m in below]
+            for targets in module.bindings.values():
+                places += [place for target in targets for place in self.resolve(target)]
+            yield from places
+            waiting += [p.module for p in places if not p.name and p.module.hands_on]
+
+    def _registered(self, dotted: str) -> Iterator[Item]:
+        """Yield the modules that register the operators that a name stands for."""
+        parts = dotted.split(".")
+        if parts[:2] != ["torch", "ops"] or parts[2:3] not in ([self.package], []):
+            return
+        names = parts[3:4] or list(self._operators)
+        for module in (m for name in names for m in self._operators.get(name, ())):
+            yield from self._items(Found(module, "", ()))
+
+    @cached_property
+    def _data(self) -> dict[str, list[str]]:
+        """From the name of each file of the package that is no module to its paths inside."""
+        found: dict[str, list[str]] = {}
+        folder = self.root / self.package
+        for path in sorted(folder.rglob("*.*")):
+            if path.suffix not in (".py", ".pyc") and path.is_file():
+                found.setdefault(path.name, []).append(path.relative_to(folder).as_posix())
+        return found
+
+    def data(self, text: str) -> list[str]:
+        """Return the paths inside the package of the files that a string names."""
+        return self._data.get(text.rpartition("/")[2], [])
+
+    def _path(self, item: Item) -> Path:
+        return self.root / self.package / item.name
 
     def files(self, items: Iterable[Item]) -> list[Path]:
         """Return the files behind pieces of code, and those of the packages above them."""
         found: set[Path] = set()
         for item in items:
-            module = self.module(item.module)
-            above = map(self.module, _parents(item.module))
-            found |= {m.path for m in (module, *above) if m is not None}
-            if item.name.endswith(".c"):
-                found.add(module.path.with_name(item.name))
+            above = [*_parents(item.module), item.module]
+            found |= {m.path for m in map(self.module, above) if m is not None}
+            if _is_file(item):
+                found.update(source.c_files(self._path(item), self.root / self.package))
         return sorted(found)
 
     def text(self, item: Item) -> str:
@@ -335,18 +389,36 @@ class Code:
         return self._texts[item]
 
     def _text(self, item: Item) -> str:
-        module = self.module(item.module)
-        if item.name.endswith(".c"):
-            return c_text(module.path.with_name(item.name))
-        if item.name == "*":
-            return dump(module.tree)
-        nodes = module.definitions[item.name] if item.name else module.effects
-        return "\n".join(map(dump, nodes))
+        if _is_file(item):
+            return source.file_text(self._path(item), self.root / self.package)
+        body = source.dump(self.nodes(item))
+        return "\n".join([body, *sorted(self._meanings(item))])
+
+    def _meanings(self, item: Item) -> set[str]:
+        """Return what the imported names of a piece of code stand for.
+
+        The import may stand elsewhere than the code that is read by name, and what a package hands
+        on is decided there.
+        """
+        module, mentioned = self.module(item.module), self.uses(item)
+        lines = set()
+        for chain in mentioned.chains:
+            for target in module.imports.get(chain[0], ()):
+                places = self.resolve(target, chain[1:])
+                meant = [str(p) for p in places] or [target.replace(":", ".")]
+                meant += [str(handed) for p in places for handed in self.handed_on(p)]
+                lines.add(f"{'.'.join(chain)} = {' '.join(sorted(set(meant)))}")
+        return lines
 
     def hash(self, roots: Iterable[str]) -> str:
         """Return the hash of all the code that definitions reach: 16 hexadecimal digits."""
-        text = "\n".join(f"{item} {self.text(item)}" for item in self.closure(roots))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        lines = [f"{item} {self._digest(item)}" for item in self.closure(roots)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    def _digest(self, item: Item) -> str:
+        if item not in self._digests:
+            self._digests[item] = hashlib.sha256(self.text(item).encode()).hexdigest()
+        return self._digests[item]
 
 
 @cache
@@ -355,82 +427,8 @@ def here() -> Code:
     return Code(Path(__file__).resolve().parents[2])
 
 
-def c_text(path: Path) -> str:
-    """Return a C source without comments, its white space made even, and what it includes."""
-    text = _COMMENTS.sub(" ", path.read_text(encoding="utf-8"))
-    names = re.findall(r'#include "([^"]+)"', text)
-    places = [folder / name for name in names for folder in (path.parent, *path.parents)]
-    included = [c_text(place) for place in places if place.is_file()]
-    return " ".join([*included, *text.split()])
-
-
-def dump(node: Any) -> str:
-    """Write a syntax tree without docstrings, type-checking imports and empty fields.
-
-    ``ast.dump`` would not do: new Python versions add fields, mostly empty ones.
-    """
-    if isinstance(node, list):
-        return "[" + ",".join(dump(x) for x in node if not _silent(x)) + "]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    body = fields.get("body")
-    if isinstance(body, list) and _docstring(node) is not None:
-        fields["body"] = body[1:]
-    parts = [f"{k}={dump(v)}" for k, v in fields.items() if v not in (None, [])]
-    return f"{type(node).__name__}({','.join(parts)})"
-
-
-def _docstring(node: ast.AST) -> str | None:
-    kinds = (ast.Module, *_DEFINITIONS)
-    return ast.get_docstring(node, clean=False) if isinstance(node, kinds) else None
-
-
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk a tree, but not into what only type checkers read."""
-    waiting = [node]
-    while waiting:
-        now = waiting.pop()
-        if _typing_only(now):
-            continue
-        yield now
-        if not isinstance(now, ast.Attribute) or _chain(now) is None:
-            waiting += ast.iter_child_nodes(now)
-
-
-def _typing_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-
-
-def _silent(node: ast.AST) -> bool:
-    """Whether a statement computes nothing: what type checkers read, lists of names, versions."""
-    names = _defined(node) if isinstance(node, ast.stmt) else []
-    return _typing_only(node) or (bool(names) and set(names) <= _SILENT)
-
-
-def _chain(node: ast.AST) -> list[str] | None:
-    """Return ``["a", "b"]`` for the name ``a`` or the attribute ``a.b``, else None."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.insert(0, node.attr)
-        node = node.value
-    return [node.id, *parts] if isinstance(node, ast.Name) else None
-
-
-def _defined(node: ast.stmt) -> list[str]:
-    """Return the names that a plain definition or assignment binds."""
-    if isinstance(node, _DEFINITIONS):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        return []
-    names: list[str] = []
-    for target in targets:
-        parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
-        if not all(isinstance(part, ast.Name) for part in parts):
-            return []  # an attribute or an item of something else: an effect
-        names += [part.id for part in parts]
-    return names
+def _is_file(item: Item) -> bool:
+    return "." in item.name
 
 
 def _parents(name: str) -> list[str]:

@@ -18,6 +18,9 @@ from mcnn.errors import RecordError
 if TYPE_CHECKING:
     from mcnn.ledger.records import Record
 
+# What executes a trial counts in its code.
+EXECUTES = "mcnn.ledger.execution:execute"
+
 Measure = Callable[[Sequence["Record"]], Mapping[str, Sequence[float]]]
 
 
@@ -67,9 +70,9 @@ class Experiment:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """What the code of a trial starts from, for :mod:`mcnn.ledger.code`."""
+        """What the code of a trial starts from, see :mod:`mcnn.ledger.code`."""
         parts = [(x.__module__, x.__qualname__.partition(".")[0]) for x in (self.run, self.trial)]
-        return tuple(f"{module}:{name}" for module, name in parts)
+        return (*(f"{module}:{name}" for module, name in parts), EXECUTES)
 
     def parse(self, config: Mapping[str, Any]) -> Trial:
         """Turn a record's configuration back into a trial.

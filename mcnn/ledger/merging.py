@@ -40,18 +40,18 @@ def merge(sources: Sequence[Path], results: Path) -> Counter:
             if file.name == records.REVALIDATIONS:
                 notes += records.revalidations(file.parent)
                 continue
-            found, problems = records.scan(file)
+            held, problems = records.scan(file)
             if problems:
                 raise RecordError(problems[0])
-            good.setdefault(file.stem, []).extend(found)
+            good.setdefault(file.stem, []).extend(held)
     records.append(notes, results / records.REVALIDATIONS)
     added = Counter()
-    for name, found in good.items():
+    for name, held in good.items():
         file = records.path(name, results)
         fresh = records.fresh_codes(registry.get(name), results)
-        found.sort(key=lambda r: r.provenance["code"] in fresh)  # of two, the last is taken
+        held.sort(key=lambda r: r.provenance["code"] in fresh)  # of two, the last is taken
         stale = {r.key for r in records.scan(file)[0] if r.provenance["code"] not in fresh}
-        better = [r.line for r in found if r.key in stale and r.provenance["code"] in fresh]
+        better = [r.line for r in held if r.key in stale and r.provenance["code"] in fresh]
         added[name] = records.append(better, file, overwrite=True)
-        added[name] += records.append([r.line for r in found], file)
+        added[name] += records.append([r.line for r in held], file)
     return added

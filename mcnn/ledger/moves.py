@@ -6,6 +6,7 @@ name, so that it does not matter where a definition stands, from where it is imp
 importing module calls it.
 If then every definition that an experiment reaches equals an old one, and importing does to others
 what it did, the experiment computes what it computed.
+It is taken for granted that it does not matter in which order modules are imported.
 
 A map of moves is a text with a line for each, the longest that fits a name counts::
 
@@ -23,14 +24,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from mcnn.errors import UsageError
-from mcnn.ledger.code import Code, Found, Item, Module, dump
+from mcnn.ledger import source
+from mcnn.ledger.code import Code, Found, Item
+from mcnn.ledger.source import Module
 
 # What an old version says itself: the hashes whose records it counts, under its own rules.
 _FRESH = """
@@ -128,33 +130,37 @@ class Names(ast.NodeTransformer):
     def __init__(self, code: Code, module: Module) -> None:
         self._code, self._module = code, module
         self._in_text = re.compile(rf"\b{code.package}(\.\w+)+")
-        self._local = frozenset(_bound_locally(module.tree))
+        self._local = frozenset(_bound_in_functions(module))
+        self._own_files = False
 
     def text(self, node: ast.stmt) -> str:
         """Return a statement with all names replaced, as text."""
+        mentioned = source.uses([node])
+        self._own_files = any(self._code.data(text) for text in mentioned.texts)
         node = copy.deepcopy(node)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             node.name = ""  # the canonical name, by which it is found, has it
-        return dump(self.visit(node))
+        return source.dump(self.visit(node))
 
     def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: D102
         return self._replaced(node, node.id, ())
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:  # noqa: D102
-        parts: list[str] = []
-        inner: ast.AST = node
-        while isinstance(inner, ast.Attribute):
-            parts.insert(0, inner.attr)
-            inner = inner.value
-        if isinstance(inner, ast.Name):
-            return self._replaced(node, inner.id, tuple(parts))
+        parts = source.chain(node)
+        if parts is None:
+            return self.generic_visit(node)
+        return self._replaced(node, parts[0], tuple(parts[1:]))
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:  # noqa: D102
+        for part in ast.walk(node):  # a message may name a module
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                part.value = self._in_text.sub(lambda m: self._code.canonical(m[0]), part.value)
         return self.generic_visit(node)
 
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:  # noqa: D102
-        if isinstance(node.value, str):  # a message may name a module
-            value = self._in_text.sub(lambda m: self._code.canonical(m[0]), node.value)
-            return ast.Constant(value)
-        return node
+    def visit_If(self, node: ast.If) -> ast.AST:  # noqa: D102
+        if source.typing_only(node):
+            node.body = [ast.Pass()]
+        return self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import) -> ast.AST:  # noqa: D102
         return self._import(node)
@@ -163,49 +169,49 @@ class Names(ast.NodeTransformer):
         return self._import(node)
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> ast.AST:
-        targets = sorted(self._dotted(target) for _, target in self._module.targets(node))
-        return ast.Expr(ast.Constant(f"import {', '.join(targets)}"))
+        dotted = sorted({self._dotted(target) for target in self._module.mentioned(node)})
+        return ast.Expr(ast.Constant(f"import {', '.join(dotted)}"))
 
     def _dotted(self, target: str, rest: Iterable[str] = ()) -> str:
-        found = self._code.resolve(target, rest)
-        if found is None:
+        places = self._code.resolve(target, rest)
+        if not places:
             return ".".join([*target.split(":"), *rest])
-        return ".".join([canonical_name(self._code, found), *found.rest])
+        return " or ".join(dict.fromkeys(self._place(place) for place in places))
+
+    def _place(self, found: Found) -> str:
+        dotted = ".".join([canonical_name(self._code, found), *found.rest])
+        handed = {canonical_name(self._code, f) for f in self._code.handed_on(found)}
+        return f"{dotted} of {', '.join(sorted(handed))}" if handed else dotted
 
     def _replaced(self, node: ast.expr, first: str, rest: tuple[str, ...]) -> ast.AST:
-        if first in self._module.imports:
-            dotted = self._dotted(self._module.imports[first], rest)
-        elif first in self._module.definitions:
-            dotted = self._dotted(f"{self._module.name}:{first}", rest)
-        else:
+        module = self._module
+        meanings = [self._dotted(target, rest) for target in module.meanings.get(first, ())]
+        if first in module.loose or (first in _OF_THE_FILE and not self._own_files):
+            name = f"{module.name}.{first}"
+            if first in module.loose:
+                name = self._code.canonical(name)
+            meanings.append(".".join([name, *rest]))
+        if not meanings:
             return node
         if first in self._local:  # which one it is depends on the place: both count
-            dotted = ".".join([f"{first} or {dotted}", *rest])
+            meanings.insert(0, first)
+        dotted = " or ".join(dict.fromkeys(meanings))
+        if len(meanings) > 1:
+            dotted = ".".join([f"({dotted})", *rest])
         context = node.ctx if isinstance(node, ast.Name | ast.Attribute) else ast.Load()
         return ast.Name(dotted, context)
 
 
-def _bound_locally(tree: ast.Module) -> Iterator[str]:
+# Names that every module has, each its own; where a statement names a file of the package, it is
+# that file which counts.
+_OF_THE_FILE = {"__file__", "__name__", "__doc__", "__package__", "__path__", "__spec__"}
+
+
+def _bound_in_functions(module: Module) -> Iterator[str]:
     """Yield the names that are bound anywhere but by definitions of the top level."""
-    for top in tree.body:
-        names = set(map(id, [top, *_targets(top)]))
-        for node in ast.walk(top):
-            if id(node) in names:
-                continue
-            if isinstance(node, ast.arg):
-                yield node.arg
-            elif isinstance(node, ast.Name):
-                if not isinstance(node.ctx, ast.Load):
-                    yield node.id
-            elif not isinstance(node, ast.alias):
-                yield from filter(None, [getattr(node, "name", None)])  # def, class, except, match
-
-
-def _targets(node: ast.stmt) -> Iterator[ast.AST]:
-    """Yield the names that an assignment binds."""
-    targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
-    for target in filter(None, targets):
-        yield from target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
+    for top in module.body:
+        known = set(map(id, [top, *source.targets(top)]))
+        yield from source.bound(node for node in ast.walk(top) if id(node) not in known)
 
 
 def canonical_name(code: Code, found: Found) -> str:
@@ -217,66 +223,92 @@ def canonical_name(code: Code, found: Found) -> str:
 class Version:
     """A version of the package, every definition under the name it is to be read under."""
 
-    def __init__(self, root: Path, moved: Mapping[str, str] | None = None) -> None:
-        self.code = Code(root, moved=moved)
+    def __init__(
+        self, root: Path, moved: Mapping[str, str] | None = None, package: str = "mcnn"
+    ) -> None:
+        self.code = Code(root, package, moved)
         self._names: dict[str, Names] = {}
-        self._texts: dict[tuple[str, str], str] = {}
+        self._texts: dict[int, str] = {}
 
-    def definitions(self, items: Iterable[Item]) -> dict[str, str]:
-        """Return the definitions behind pieces of code: canonical name to text."""
-        found: dict[str, str] = {}
+    def definitions(self, items: Iterable[Item]) -> Iterator[tuple[str, str]]:
+        """Yield the definitions behind pieces of code: canonical name and text."""
         for item in items:
             module = self.code.module(item.module)
-            if item.name.endswith(".c"):
-                found[f"{self.code.canonical(item.module)}/{item.name}"] = self.code.text(item)
+            if "." in item.name:  # a C source, which lies elsewhere if its module does
+                file = item.name.rpartition("/")[2]
+                yield f"{self.code.canonical(item.module)}/{file}", self.code.text(item)
                 continue
             for name in module.definitions if item.name == "*" else filter(None, [item.name]):
                 if name not in ("__all__", "__version__"):
                     key = self.code.canonical(f"{item.module}.{name}")
-                    found[key] = self._definition(module, name)
-        return found
+                    yield key, "\n".join(self._lines(module, module.definitions[name]))
 
-    def effects(self, items: Iterable[Item]) -> Counter[str]:
-        """Return what pieces of code do besides defining."""
-        modules = [self.code.module(i.module) for i in items if i.name in ("*", "")]
-        return Counter(self._text(m, [node]) for m in modules for node in m.effects)
+    def effects(self, items: Iterable[Item]) -> dict[str, list[ast.stmt]]:
+        """Return what pieces of code do to others on import: text to the statements."""
+        texts: dict[str, list[ast.stmt]] = {}
+        for item in items:
+            if item.name in ("*", ""):
+                nodes = self.code.effects(item)
+                for text, node in zip(
+                    self._lines(self.code.module(item.module), nodes), nodes, strict=True
+                ):
+                    texts.setdefault(text, []).append(node)
+        return texts
+
+    def executed(self, module: Module) -> list[str]:
+        """Return what a module computes and does when it is imported, in its order."""
+        parts: list[str] = []
+        for node in module.body:
+            calls = any(isinstance(part, ast.Call) for part in source.on_import([node]))
+            if node in module.effects:
+                parts += self._lines(module, [node])
+            elif calls or getattr(node, "decorator_list", []):
+                names = source.defined(node)
+                parts += [self.code.canonical(f"{module.name}.{name}") for name in names]
+        return parts
+
+    @cached_property
+    def order(self) -> dict[str, tuple[str, int]]:
+        """Return from what modules execute, as :meth:`executed` tells it, to module and place."""
+        places = {}
+        for module in self.code.modules:
+            for number, part in enumerate(self.executed(module)):
+                places[part] = (module.name, number)
+        return places
 
     @cached_property
     def everything(self) -> dict[str, list[str]]:
         """Return all definitions of the package, by canonical name."""
-        found: dict[str, list[str]] = {}
-        for module in self._modules():
+        texts: dict[str, list[str]] = {}
+        for module in self.code.modules:
             if not module.hands_on:
-                sources = [Item(module.name, source.name) for source in module.c_sources]
-                for key, text in self.definitions([Item(module.name, "*"), *sources]).items():
-                    found.setdefault(key, []).append(text)
-        return found
+                whole = Item(module.name, "*")
+                files = [item for item in self.code.after(whole) if "." in item.name]
+                for key, text in self.definitions([whole, *files]):
+                    texts.setdefault(key, []).append(text)
+        return texts
+
+    @cached_property
+    def all_effects(self) -> dict[str, list[ast.stmt]]:
+        """Return all that modules of the package do on import."""
+        return self.effects(Item(module.name, "*") for module in self.code.modules)
 
     @cached_property
     def targets(self) -> dict[str, str]:
         """Return from canonical names to where this version has the definitions."""
-        found: dict[str, str] = {}
-        for module in self._modules():
+        places: dict[str, str] = {}
+        for module in self.code.modules:
             for name in module.definitions:
                 key = self.code.canonical(f"{module.name}.{name}")
-                found[key] = f"{module.name}:{name}"
-        return found
+                places[key] = f"{module.name}:{name}"
+        return places
 
-    def _modules(self) -> Iterator[Module]:
-        for path in sorted((self.code.root / self.code.package).rglob("*.py")):
-            parts = path.relative_to(self.code.root).with_suffix("").parts
-            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            yield self.code.module(name)
-
-    def _definition(self, module: Module, name: str) -> str:
-        key = (module.name, name)
-        if key not in self._texts:
-            self._texts[key] = self._text(module, module.definitions[name])
-        return self._texts[key]
-
-    def _text(self, module: Module, nodes: Iterable[ast.stmt]) -> str:
+    def _lines(self, module: Module, nodes: Iterable[ast.stmt]) -> list[str]:
         names = self._names.setdefault(module.name, Names(self.code, module))
-        return "\n".join(map(names.text, nodes))
+        for node in nodes:
+            if id(node) not in self._texts:  # the modules are kept, and with them the nodes
+                self._texts[id(node)] = names.text(node)
+        return [self._texts[id(node)] for node in nodes]
 
 
 def unproved(old: Version, new: Version, roots: Iterable[str]) -> list[str]:
@@ -292,19 +324,47 @@ def unproved(old: Version, new: Version, roots: Iterable[str]) -> list[str]:
     """
     roots = list(roots)
     items = new.code.closure(roots)
-    known = old.everything
     reasons = []
-    for name, text in new.definitions(items).items():
-        before = known.get(name, [])
+    for name, text in new.definitions(items):
+        before = old.everything.get(name, [])
         if not before:
             reasons.append(f"{name} is new")
+        elif len(before) > 1:
+            reasons.append(f"{name} is what several old definitions became")
         elif before != [text]:
             reasons.append(f"{name} differs")
-    places = old.targets
     try:
-        before = old.code.closure([places[root.replace(":", ".")] for root in roots])
+        old_items = old.code.closure([old.targets[root.replace(":", ".")] for root in roots])
     except KeyError as error:
         return [f"no {error} in the old version"]
-    if old.effects(before) != new.effects(items):
-        reasons.append("what modules do on import differs")
+    now, before = new.effects(items), old.effects(old_items)
+    # A module that two were merged into may do what a neighbour did, too.
+    for text, nodes in now.items():
+        if len(nodes) > len(old.all_effects.get(text, [])):
+            reasons.append(f"importing does something new: {_short(nodes[0])}")
+    for text, nodes in before.items():
+        if len(nodes) > len(now.get(text, [])):
+            reasons.append(f"importing no longer does: {_short(nodes[0])}")
+    return reasons + _reordered(old, new, items)
+
+
+def _short(node: ast.stmt) -> str:
+    lines = ast.unparse(node).splitlines()
+    return lines[0] if len(lines) == 1 else f"{lines[0]} ..."
+
+
+def _reordered(old: Version, new: Version, items: Iterable[Item]) -> list[str]:
+    """Return the modules that do things to others on import, and in another order."""
+    reasons = []
+    for name in sorted({item.module for item in items if item.name in ("*", "")}):
+        module = new.code.module(name)
+        if not module.effects:
+            continue
+        reached: dict[str, int] = {}
+        for part in new.executed(module):
+            was, number = old.order.get(part, ("", 0))
+            if was and number < reached.get(was, 0):
+                reasons.append(f"{name} does on import what it did, but in another order")
+                break
+            reached[was] = number
     return reasons

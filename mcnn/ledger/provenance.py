@@ -13,6 +13,7 @@ import torch
 
 from mcnn import __version__
 from mcnn.ledger.code import Code, here
+from mcnn.ledger.hashes import Kept
 
 
 @cache
@@ -29,7 +30,14 @@ def code_hash(roots: tuple[str, ...]) -> str:
     str
         16 hexadecimal digits, the same under every Python version.
     """
-    return _code(roots).hash(roots)
+    code = _code(roots)
+    inside = all(root.partition(".")[0] == code.package for root in roots)
+    return _kept(code).hash(roots) if inside else code.hash(roots)
+
+
+@cache
+def _kept(code: Code) -> Kept:
+    return Kept(code, code.root / code.package / "ledger" / "__pycache__" / "hashes.json")
 
 
 def _code(roots: Sequence[str]) -> Code:
@@ -37,7 +45,7 @@ def _code(roots: Sequence[str]) -> Code:
     code = here()
     for root in roots:
         name = root.partition(":")[0]
-        if code.module(name) is None:
+        if name.partition(".")[0] != code.package and code.module(name) is None:
             code.include(name, Path(sys.modules[name].__file__))
     return code
 

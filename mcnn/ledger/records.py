@@ -11,12 +11,10 @@ import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from mcnn.errors import McnnError, RecordError
 from mcnn.ledger import project, registry
@@ -28,9 +26,10 @@ REVALIDATIONS = "revalidations.jsonl"
 
 @dataclass(frozen=True)
 class Record:
-    """A finished trial as it stands in a file."""
+    """A finished trial as it stands in a file, with its configuration."""
 
     line: dict[str, Any]
+    config: Trial
     stale: bool = False
 
     @property
@@ -57,11 +56,6 @@ class Record:
     def provenance(self) -> dict[str, Any]:
         """What made the numbers."""
         return self.line["provenance"]
-
-    @cached_property
-    def config(self) -> Trial:
-        """The configuration, as the dataclass of its experiment."""
-        return registry.get(self.experiment).parse(self.line["config"])
 
 
 def digest(line: dict[str, Any]) -> str:
@@ -103,13 +97,15 @@ def path(experiment: str, results: Path) -> Path:
     return results / f"{experiment}.jsonl"
 
 
-def read(experiment: str, results: Path | None = None, profile: str = "full") -> list[Record]:
+def read(
+    experiment: Experiment | str, results: Path | None = None, profile: str = "full"
+) -> list[Record]:
     """Read the records of an experiment, each checked and marked as stale or not.
 
     Parameters
     ----------
     experiment
-        Name of the experiment; the records are in ``<results>/<experiment>.jsonl``.
+        The experiment or its name; the records are in ``<results>/<name>.jsonl``.
     results
         Folder; by default the profile's own.
     profile
@@ -120,17 +116,26 @@ def read(experiment: str, results: Path | None = None, profile: str = "full") ->
     RecordError
         If a line is damaged, altered or foreign; the message gives file and line.
     """
+    if isinstance(experiment, str):
+        experiment = registry.get(experiment)
     results = results or project.results_dir(profile)
-    found, problems = scan(path(experiment, results))
+    good, problems = scan(path(experiment.name, results), experiment)
     if problems:
         raise RecordError(problems[0])
-    fresh = fresh_codes(registry.get(experiment), results)
-    found = [r for r in found if r.profile == profile]
-    return [replace(r, stale=r.provenance["code"] not in fresh) for r in found]
+    fresh = fresh_codes(experiment, results)
+    of_profile = [r for r in good if r.profile == profile]
+    return [replace(r, stale=r.provenance["code"] not in fresh) for r in of_profile]
 
 
-def scan(file: Path) -> tuple[list[Record], list[str]]:
+def scan(file: Path, experiment: Experiment | None = None) -> tuple[list[Record], list[str]]:
     """Read a file of records: those that hold, and what is wrong with the others.
+
+    Parameters
+    ----------
+    file
+        Named after its experiment.
+    experiment
+        The one of that name, if the caller has it.
 
     Returns
     -------
@@ -143,7 +148,8 @@ def scan(file: Path) -> tuple[list[Record], list[str]]:
     keys: set[str] = set()
     for number, text in _lines(file):
         try:
-            record = _check(text, file.stem)
+            experiment = experiment or registry.get(file.stem)
+            record = _check(text, experiment)
             if record.key in keys:
                 raise RecordError("stands twice in this file")
             keys.add(record.key)
@@ -164,20 +170,20 @@ def _lines(file: Path) -> list[tuple[int, bytes]]:
     return [(number, text) for number, text in numbered if text.strip()]
 
 
-def _check(text: bytes, stem: str) -> Record:
+def _check(text: bytes, experiment: Experiment) -> Record:
     """Turn one line into a record that is whole, unaltered and of this experiment."""
     line = _parse(text)
     try:
-        name, profile, config = line["experiment"], line["profile"], line["config"]
-        if name != stem or profile not in project.PROFILES:
+        name, profile = line["experiment"], line["profile"]
+        if name != experiment.name or profile not in project.PROFILES:
             raise RecordError(f"foreign: a record of {name!r} ({profile!r})")
-        experiment = registry.get(name)
-        if line["hash"] != experiment.key(profile, experiment.parse(config)):
+        config = experiment.parse(line["config"])
+        if line["hash"] != experiment.key(profile, config):
             raise RecordError("foreign: its hash is not that of its configuration")
         line["metrics"], line["provenance"]["code"]
     except (KeyError, TypeError) as error:
         raise RecordError(f"damaged: no {error}") from None
-    return Record(line)
+    return Record(line, config)
 
 
 def _parse(text: bytes) -> dict[str, Any]:
@@ -214,6 +220,8 @@ def append(lines: Iterable[dict[str, Any]], file: Path, *, overwrite: bool = Fal
     RecordError
         If the folder cannot be written or the disk is full; the file is then as it was.
     """
+    from filelock import FileLock  # which who only reads can do without
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.parent / ".lock"):
@@ -295,8 +303,17 @@ def scan_notes(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
     file = results / REVALIDATIONS
     notes, problems = [], []
     for number, text in _lines(file):
-        try:
-            notes.append(_parse(text))
-        except RecordError as error:
-            problems.append(f"{file}:{number}: {error}; take the line out and revalidate again")
+        note, problem = _note(text)
+        if problem:
+            problems.append(f"{file}:{number}: {problem}; take the line out and revalidate again")
+        else:
+            notes.append(note)
     return notes, problems
+
+
+@lru_cache(4096)  # every experiment asks for its notes, and each is checked
+def _note(text: bytes) -> tuple[dict[str, Any], str]:
+    try:
+        return _parse(text), ""
+    except RecordError as error:
+        return {}, str(error)

@@ -16,13 +16,13 @@ PACKAGE = "mcnn.experiments"
 @cache
 def all_experiments() -> dict[str, Experiment]:
     """Return every experiment by name, in the order of modules and of their lists."""
-    found = {}
+    experiments = {}
     package = importlib.import_module(PACKAGE)
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{PACKAGE}.{info.name}")
         for experiment in getattr(module, "EXPERIMENTS", ()):
-            found[experiment.name] = experiment
-    return found
+            experiments[experiment.name] = experiment
+    return experiments
 
 
 def get(name: str) -> Experiment:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcnn.errors import UsageError
+from mcnn.errors import UsageError, unknown
 from mcnn.ledger import claims, project, records, registry, runner, tables
 from mcnn.ledger.claims import Judgement
 
@@ -127,12 +127,15 @@ def run(name: str, profile: str = "fast", device: str = "auto") -> list[records.
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     """
     where = runner.resolve_device(device)
-    if profile == "full":
-        runner.run([runner.plan(name, profile)], where)
-        return records.read(name, profile=profile)
     experiment = registry.get(name)
+    if profile == "full":
+        runner.run([runner.plan(experiment, profile)], where)
+        return records.read(experiment, profile=profile)
+    if profile not in project.PROFILES:
+        raise unknown("profile", profile, project.PROFILES)
     trials = experiment.trials(profile, experiment.seeds[profile])
-    return [records.Record(runner.run_trial(name, profile, t, where)) for t in trials]
+    run = runner.run_trial
+    return [records.Record(run(experiment, profile, t, where), t) for t in trials]
 
 
 def made_by(*names: str) -> Markdown:
@@ -145,12 +148,12 @@ def made_by(*names: str) -> Markdown:
     """
     parts = []
     for name in names:
-        found = records.read(name)
-        devices = ", ".join(sorted({r.provenance["device"] for r in found})) or "nothing yet"
-        commits = ", ".join(sorted({(r.provenance["commit"] or "?")[:7] for r in found}))
-        stale = sum(r.stale for r in found)
+        held = records.read(name)
+        devices = ", ".join(sorted({r.provenance["device"] for r in held})) or "nothing yet"
+        commits = ", ".join(sorted({(r.provenance["commit"] or "?")[:7] for r in held}))
+        stale = sum(r.stale for r in held)
         old = f", {stale} of them by older code" if stale else ""
         file = f"results/{name}.jsonl"
-        link = f"[`{file}`](../{file})" if found else f"`{file}`"
-        parts.append(f"{link}: {len(found)} trials{old}, made on {devices}, commit {commits}")
+        link = f"[`{file}`](../{file})" if held else f"`{file}`"
+        parts.append(f"{link}: {len(held)} trials{old}, made on {devices}, commit {commits}")
     return Markdown("*Records:* " + "; ".join(parts) + ".")

@@ -4,7 +4,6 @@ A note stands beside the records and leads from the hash of today's code to olde
 A sample says that the numbers repeat; a proof says that the code only moved.
 """
 
-import math
 import random
 import time
 from collections.abc import Sequence
@@ -15,10 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from mcnn.errors import McnnError
-from mcnn.ledger import agreement, moves, provenance, records, registry, runner
+from mcnn.ledger import moves, provenance, records, registry, runner, verification
 from mcnn.ledger.experiment import Experiment
 
 _DRAWN = 4  # times the size of a sample are drawn at random; the cheapest of them run
+_DIFFER = "the records do not hold under today's code; run it with --redo-stale"
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Group:
     Attributes
     ----------
     experiments
-        In the order of the registry.
+        Those with stale records, in the order of the registry.
     older
         The hashes that made some of their stale records.
     sample
-        Records to run again, some for each of those hashes, the cheapest first.
+        Records to run again with their experiments, some for each of those hashes.
     stale
         Number of stale records of each experiment.
     records
@@ -41,14 +41,9 @@ class Group:
 
     experiments: tuple[Experiment, ...]
     older: tuple[str, ...]
-    sample: tuple[records.Record, ...]
-    stale: dict[str, int]
+    sample: tuple[tuple[Experiment, records.Record], ...]
+    stale: tuple[int, ...]
     records: tuple[records.Record, ...]
-
-    @property
-    def seconds(self) -> float:
-        """What the sample took when it was recorded."""
-        return sum(r.provenance["seconds"] for r in self.sample)
 
 
 def groups(names: Sequence[str], count: int, results: Path, seed: int | None = None) -> list[Group]:
@@ -68,28 +63,33 @@ def groups(names: Sequence[str], count: int, results: Path, seed: int | None = N
     seed
         Of the choice; by default a new one each time.
     """
-    by_code: dict[tuple[str, ...], list[Experiment]] = {}
-    for name in names:
-        experiment = registry.get(name)
-        by_code.setdefault(experiment.roots, []).append(experiment)
+    by_code: dict[tuple[str, ...], list[tuple[Experiment, list[records.Record]]]] = {}
+    held: dict[tuple[str, ...], list[records.Record]] = {}
+    for experiment in map(registry.get, names):
+        recorded = records.read(experiment, results)
+        held.setdefault(experiment.roots, []).extend(recorded)
+        stale = [r for r in recorded if r.stale]
+        if stale:
+            by_code.setdefault(experiment.roots, []).append((experiment, stale))
     rng = random.Random(seed)
-    found = []
-    for experiments in by_code.values():
-        held = {e.name: records.read(e.name, results) for e in experiments}
-        stale = {name: [r for r in group if r.stale] for name, group in held.items()}
-        everything = [r for group in stale.values() for r in group]
-        older = sorted({r.provenance["code"] for r in everything})
-        sample: list[records.Record] = []
+    chosen = []
+    for roots, members in by_code.items():
+        everything = [(experiment, r) for experiment, stale in members for r in stale]
+        older = sorted({r.provenance["code"] for _, r in everything})
+        sample: list[tuple[Experiment, records.Record]] = []
         for code in older:
-            made = [r for r in everything if r.provenance["code"] == code]
+            made = [pair for pair in everything if pair[1].provenance["code"] == code]
             drawn = rng.sample(made, min(_DRAWN * count, len(made)))
-            drawn.sort(key=lambda r: r.provenance["seconds"])
-            sample += drawn[:count]
-        if sample:
-            numbers = {name: len(group) for name, group in stale.items() if group}
-            recorded = tuple(r for group in held.values() for r in group)
-            found.append(Group(tuple(experiments), tuple(older), tuple(sample), numbers, recorded))
-    return found
+            sample += sorted(drawn, key=_seconds)[:count]
+        experiments, stale = zip(*members, strict=True)
+        numbers = tuple(map(len, stale))
+        recorded = tuple(held[roots])
+        chosen.append(Group(experiments, tuple(older), tuple(sample), numbers, recorded))
+    return chosen
+
+
+def _seconds(pair: tuple[Experiment, records.Record]) -> float:
+    return pair[1].provenance["seconds"]
 
 
 def revalidate(
@@ -101,6 +101,9 @@ def revalidate(
     jobs: int = 1,
 ) -> int:
     """Run samples of stale records again; where all agree, note that they hold.
+
+    The cheapest trials run first, and a note is written as soon as the sample of its group has
+    run: what is stopped in between goes on from there.
 
     Parameters
     ----------
@@ -121,59 +124,42 @@ def revalidate(
         print("no record is stale" if len(names) > 1 else f"{names[0]}: no record is stale")
         return 0
     where = runner.resolve_device(device)
-    work = [(group, record) for group in todo for record in group.sample]
-    work.sort(key=lambda item: -item[1].provenance["seconds"])  # long ones last would wait alone
-    calls = [(record.experiment, record.profile, record.config) for _, record in work]
+    work = [(group, pair) for group in todo for pair in group.sample]
+    work.sort(key=lambda item: _seconds(item[1]))
+    calls = [(experiment, r.profile, r.config) for _, (experiment, r) in work]
     left = {id(group): len(group.sample) for group in todo}
+    failed: dict[int, str] = {}
     outcomes: dict[int, dict[str, str]] = {id(group): {} for group in todo}
-    differ: set[int] = set()
-    total = sum(group.seconds for group in todo)
+    total = sum(_seconds(pair) for _, pair in work)
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s as recorded [{elapsed}<{remaining}]"
-    bar = tqdm(total=total, desc="trials", bar_format=form, disable=None)
-    with bar:
+    with tqdm(total=total, desc="trials", bar_format=form, disable=None) as bar:
         for number, line in runner.again(calls, where, jobs):
-            group, record = work[number]
-            found = _agrees(record, line, group.records)
-            if not found.good:
-                differ.add(id(group))
-            outcomes[id(group)][record.key] = found.word
+            group, (experiment, record) = work[number]
+            if isinstance(line, McnnError):
+                tqdm.write(f"{record.experiment} {record.key} did not run: {line}")
+                failed.setdefault(id(group), "not revalidated, for a trial did not run")
+            else:
+                result = verification.compared(experiment, record, line, group.records)
+                outcomes[id(group)][record.key] = result.word
+                if not result.good:
+                    failed[id(group)] = _DIFFER
             left[id(group)] -= 1
-            if not left[id(group)] and id(group) not in differ:
+            if not left[id(group)] and id(group) not in failed:
                 _note(group, outcomes[id(group)], where, results)
             bar.update(record.provenance["seconds"])
     for group in todo:
-        if id(group) in differ:
-            for experiment in group.experiments:
-                print(
-                    f"{experiment.name}: the records do not hold under today's code; "
-                    "run it with --redo-stale"
-                )
-    return 1 if differ else 0
-
-
-def _agrees(
-    record: records.Record, line: dict[str, Any] | McnnError, others: Sequence[records.Record]
-) -> agreement.Agreement:
-    """Compare a trial that ran again with its record, and print how they differ."""
-    if isinstance(line, McnnError):
-        found = agreement.Agreement("DIFFERS", math.inf, str(line))
-    else:
-        tolerance = registry.get(record.experiment).tolerance
-        found = agreement.compare(record, line["metrics"], tolerance, others)
-    tqdm.write(f"{record.experiment} {record.key} {found}")
-    return found
+        for experiment in group.experiments if id(group) in failed else ():
+            print(f"{experiment.name}: {failed[id(group)]}")
+    return 1 if failed else 0
 
 
 def _note(group: Group, outcomes: dict[str, str], device: Any, results: Path) -> None:
-    sample = [record.key for record in group.sample]
-    for name, number in group.stale.items():
-        experiment = registry.get(name)
-        _append(
-            experiment, group.older, sample, results, provenance.describe(experiment.roots, device)
-        )
-        tqdm.write(
-            f"{name}: {number} stale records hold; noted in {results / records.REVALIDATIONS}"
-        )
+    sample = [record.key for _, record in group.sample]
+    for experiment, number in zip(group.experiments, group.stale, strict=True):
+        made = {"agreement": outcomes} | provenance.describe(experiment.roots, device)
+        _append(experiment, group.older, sample, results, made)
+        place = results / records.REVALIDATIONS
+        tqdm.write(f"{experiment.name}: {number} stale records hold; noted in {place}")
 
 
 def _append(
@@ -218,12 +204,14 @@ def prove_moves(names: Sequence[str], commit: str, map_file: Path, results: Path
         full = moves.full_commit(commit, root)
         fresh = moves.fresh_codes(tree)
         old, new = moves.Version(tree, moved), moves.Version(root)
-        for name in tqdm(names, unit="experiment", disable=None, leave=False):
-            experiment = registry.get(name)
+        for experiment in tqdm(
+            list(map(registry.get, names)), unit="experiment", disable=None, leave=False
+        ):
+            name = experiment.name
             reasons = moves.unproved(old, new, experiment.roots)
             if reasons:
                 more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-                print(f"{name}: not proved: {'; '.join(reasons[:3])}{more}")
+                tqdm.write(f"{name}: not proved: {'; '.join(reasons[:3])}{more}")
                 continue
             proved += 1
             now = provenance.code_hash(experiment.roots)

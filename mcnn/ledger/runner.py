@@ -31,8 +31,13 @@ from tqdm import tqdm
 
 from mcnn import data
 from mcnn.errors import McnnError, TrialError, UsageError, unknown
-from mcnn.ledger import project, provenance, records, registry
+from mcnn.ledger import execution, project, provenance, records, registry
 from mcnn.ledger.experiment import Experiment, Trial
+
+_GONE = (
+    "the workers are gone: killed, or out of memory; "
+    "what was recorded stays, run again with fewer jobs"
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def resolve_device(name: str) -> torch.device:
         If ``cuda`` is asked for and PyTorch finds none, or the name is unknown.
     """
     if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"no device {name!r}; there are: auto, cpu, cuda")
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("PyTorch finds no CUDA device here; use --device auto or cpu")
     if name == "auto":
@@ -68,7 +73,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def plan(
-    name: str,
+    experiment: Experiment | str,
     profile: str = "fast",
     seeds: Sequence[int] | None = None,
     results: Path | None = None,
@@ -82,8 +87,8 @@ def plan(
 
     Parameters
     ----------
-    name
-        The experiment.
+    experiment
+        An experiment or its name.
     profile
         ``"fast"`` or ``"full"``.
     seeds
@@ -104,7 +109,9 @@ def plan(
     DataError
         If ``where`` names a data set that is missing and that no command can download.
     """
-    experiment = registry.get(name)
+    if isinstance(experiment, str):
+        experiment = registry.get(experiment)
+    name = experiment.name
     if profile not in project.PROFILES:
         raise unknown("profile", profile, project.PROFILES)
     trials = experiment.trials(profile, experiment.seeds[profile] if seeds is None else seeds)
@@ -119,10 +126,10 @@ def plan(
             raise UsageError(
                 f"no {profile} trial of {name} has {field}={value}; there are: {known}"
             )
-    found = {r.key: r for r in records.read(name, results, profile)}
+    held = {r.key: r for r in records.read(experiment, results, profile)}
     keys = {experiment.key(profile, trial): trial for trial in trials}
-    stale = {key for key in keys if key in found and found[key].stale}
-    done = {key for key in keys if key in found} - (stale if redo_stale else set())
+    stale = {key for key in keys if key in held and held[key].stale}
+    done = {key for key in keys if key in held} - (stale if redo_stale else set())
     todo = tuple(trial for key, trial in keys.items() if key not in done)
     needed = set() if scheduler else _datasets(todo)
     absent = {name for name in needed if _must_be_asked_for(name)}
@@ -189,10 +196,7 @@ def run(
             try:
                 line = finish()
             except (BrokenExecutor, CancelledError) as error:
-                raise McnnError(
-                    "the workers are gone: killed, or out of memory; "
-                    "what was recorded stays, run again with fewer jobs"
-                ) from error
+                raise McnnError(_GONE) from error
             except Exception as error:
                 failures.append(f"{name} failed on {trial}: {_first_line(error)}")
                 shown = [] if isinstance(error, McnnError) else traceback.format_exception(error)
@@ -208,14 +212,14 @@ def run(
 
 
 def again(
-    calls: Sequence[tuple[str, str, Trial]], device: torch.device, jobs: int = 1
+    calls: Sequence[tuple[Experiment, str, Trial]], device: torch.device, jobs: int = 1
 ) -> Iterator[tuple[int, dict[str, Any] | McnnError]]:
     """Run recorded trials again, in their order, and yield the number and the line of each.
 
     Parameters
     ----------
     calls
-        Name of the experiment, profile and trial.
+        Experiment, profile and trial.
     device
         Of every trial.
     jobs
@@ -226,20 +230,18 @@ def again(
     int
         Which of the calls.
     dict or McnnError
-        Its record, or why it has none.
+        Its record, or why it has none: one that fails stops no other.
+
+    Raises
+    ------
+    McnnError
+        If the workers are gone.
     """
-    with _executor(min(jobs, len(calls)), None) as executor:
-        if executor is None:
-            for number, call in enumerate(calls):
-                yield number, _outcome(partial(run_trial, *call, device))
-            return
-        futures = {executor.submit(run_trial, *c, device): n for n, c in enumerate(calls)}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], _outcome(future.result)
-        finally:
-            for future in futures:
-                future.cancel()
+    work = [(Plan(e, profile, (trial,), 0, 0), trial) for e, profile, trial in calls]
+    numbers = {id(plan): number for number, (plan, _) in enumerate(work)}
+    with _executor(min(jobs, len(work)), None) as executor:
+        for plan, _, finish in _finished(executor, work, device):
+            yield numbers[id(plan)], _outcome(finish)
 
 
 def _outcome(finish: Callable[[], dict[str, Any]]) -> dict[str, Any] | McnnError:
@@ -247,17 +249,24 @@ def _outcome(finish: Callable[[], dict[str, Any]]) -> dict[str, Any] | McnnError
         return finish()
     except McnnError as error:
         return error
+    except (BrokenExecutor, CancelledError) as error:
+        raise McnnError(_GONE) from error
+    except Exception as error:
+        return TrialError(_first_line(error))
 
 
 def _finished(
     executor: Executor | None, work: list[tuple[Plan, Trial]], device: torch.device
 ) -> Iterator[tuple[Plan, Trial, Callable[[], dict[str, Any]]]]:
     """Yield each piece of work when it is done, with the call that gives its outcome."""
-    calls = [partial(run_trial, p.experiment.name, p.profile, t, device) for p, t in work]
     if executor is None:
-        yield from ((*item, call) for item, call in zip(work, calls, strict=True))
+        for p, trial in work:
+            yield p, trial, partial(run_trial, p.experiment, p.profile, trial, device)
         return
-    futures = {executor.submit(call): item for item, call in zip(work, calls, strict=True)}
+    futures = {}
+    for p, trial in work:  # only a name can be sent to another process
+        call = partial(run_trial, p.experiment.name, p.profile, trial, device)
+        futures[executor.submit(call)] = (p, trial)
     try:
         for future in as_completed(futures):
             yield *futures[future], future.result
@@ -271,25 +280,29 @@ def _first_line(error: Exception) -> str:
     return text.partition("\n")[0]
 
 
-_one_at_a_time = threading.Lock()
-
-
-def run_trial(name: str, profile: str, trial: Trial, device: torch.device) -> dict[str, Any]:
+def run_trial(
+    experiment: Experiment | str, profile: str, trial: Trial, device: torch.device
+) -> dict[str, Any]:
     """Run one trial and return its sealed record.
 
-    CPU trials run on one thread: sums then come in one order, and the numbers repeat exactly.
-    The number of threads and the memory are the whole process's, and Python 3.11 parses on one
-    thread only, so that a process runs one trial at a time, also where it is a worker with many
-    threads.
+    Parameters
+    ----------
+    experiment
+        An experiment; or its name, which is what can be sent to another process.
+    profile
+        That the trial belongs to.
+    trial
+        Its configuration.
+    device
+        Where it runs.
     """
-    experiment = registry.get(name)
-    with _one_at_a_time, _one_thread():
-        provenance.code_state(
-            experiment.roots
-        )  # before the trial: files may be edited while it runs
+    if isinstance(experiment, str):
+        experiment = registry.get(experiment)
+    with execution.one_at_a_time:  # memory is measured of the whole process, too
+        provenance.code_state(experiment.roots)  # before: files may be edited while it runs
         provenance.reset_peak_memory(device)
         start = time.perf_counter()
-        metrics = experiment.run(trial, device)
+        metrics = execution.execute(experiment, trial, device)
         seconds = time.perf_counter() - start
         peak = provenance.peak_memory(device)
     made_by = provenance.describe(experiment.roots, device) | {
@@ -299,7 +312,7 @@ def run_trial(name: str, profile: str, trial: Trial, device: torch.device) -> di
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     line = {
-        "experiment": name,
+        "experiment": experiment.name,
         "profile": profile,
         "hash": experiment.key(profile, trial),
         "config": trial.config(),
@@ -307,16 +320,6 @@ def run_trial(name: str, profile: str, trial: Trial, device: torch.device) -> di
         "provenance": made_by,
     }
     return records.seal(line)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @cache

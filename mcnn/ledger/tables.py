@@ -82,19 +82,19 @@ def short(judgements: Sequence[Judgement], link: str) -> str:
     link
         Format of a link to a chapter, such as ``"../{notebook}"``.
     """
-    found = rows(judgements, "talk")
+    talk = rows(judgements, "talk")
     head = ["claim", "the talk says", "quantity", "measured", "accepted", "n", "verdict"]
     lines = []
-    for row in found:
+    for row in talk:
         name = _linked(row.name, row.shown.claim, link)
         lines.append([name, row.quote, row.quantity, *_numbers(row.shown), sign(row.verdict)])
     missing = [
         f"- `{judgement.claim.id}` is {judgement.verdict}: {judgement.reason}."
-        for row in found
+        for row in talk
         for judgement in row.members
         if judgement.verdict in ("open", "not run", "stale", "reported")
     ]
-    text = f"Of {len(found)}: {counted(judgements, 'talk')}.\n\n{markdown(head, lines)}"
+    text = f"Of {len(talk)}: {counted(judgements, 'talk')}.\n\n{markdown(head, lines)}"
     return text + ("\n\n" + "\n".join(missing) if missing else "")
 
 
@@ -152,12 +152,12 @@ def details(judgement: Judgement) -> list[list[str]]:
         metric += f" ({judgement.reason})"
     if others:
         metric += f"; {others} more readings: `mcnn verify {claim.id}`"
-    found = [[f"`{claim.id}`", metric, "", "", "", sign(judgement.verdict)]]
+    lines = [[f"`{claim.id}`", metric, "", "", "", sign(judgement.verdict)]]
     for result in shown:
         accepted = str(result.test) if result.test else ""
         n, estimate = str(result.estimate.n), _estimate(result.estimate)
-        found.append(["", result.reading, estimate, accepted, n, sign(result.verdict)])
-    return found
+        lines.append(["", result.reading, estimate, accepted, n, sign(result.verdict)])
+    return lines
 
 
 def terminal(judgements: Sequence[Judgement], *, every_reading: bool = False) -> str:
@@ -172,11 +172,11 @@ def terminal(judgements: Sequence[Judgement], *, every_reading: bool = False) ->
     """
     parts = []
     for role, title in ROLES.items():
-        if not (found := rows(judgements, role)):
+        if not (shown := rows(judgements, role)):
             continue
         lines = [f"{title}: {counted(judgements, role)}"]
         lines.append(_line("claim", "verdict", "measured", "accepted", "n", "records", "quantity"))
-        for row in found:
+        for row in shown:
             indent = ""
             if len(row.members) > 1:
                 lines.append(_line(row.label, row.verdict))

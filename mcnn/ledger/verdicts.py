@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from math import ceil, floor, isfinite, log10, sqrt
 from typing import Literal
 
-from scipy.stats import t as student
-
-from mcnn.stats import CONFIDENCE, Interval
+from mcnn.stats import CONFIDENCE, Interval, student
 
 Better = Literal["higher", "lower"]
 
@@ -128,7 +126,7 @@ def what_decides(estimate: Interval, bounds: tuple[float, float]) -> str:
 
 
 def _student(n: int) -> float:
-    return float(student.ppf((1 + CONFIDENCE) / 2, n - 1))
+    return student((1 + CONFIDENCE) / 2, n)
 
 
 def _seeds(spread: float, distance: float, least: int) -> int:
@@ -154,13 +152,13 @@ def tally(verdicts: Iterable[str]) -> str:
     >>> tally(["reproduced", "open", "reproduced", "reported", "exceeds"])
     '2 reproduced, 1 exceeds, 1 open; 1 reported without a verdict'
     """
-    found = list(verdicts)
+    verdicts = list(verdicts)
     plural = {"exceeds": "exceed", "falls short": "fall short"}
     parts = []
     for verdict in VERDICTS:
-        if count := found.count(verdict):
+        if count := verdicts.count(verdict):
             parts.append(f"{count} {plural.get(verdict, verdict) if count > 1 else verdict}")
     text = ", ".join(parts) or "no verdict"
-    if count := found.count(REPORTED):
+    if count := verdicts.count(REPORTED):
         text += f"; {count} reported without a verdict"
     return text

@@ -3,29 +3,31 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from mcnn.errors import UsageError
 from mcnn.ledger import agreement, records, registry, runner
+from mcnn.ledger.experiment import Experiment
 
 
 def problems(results: Path) -> list[str]:
     """Return a line for each record or note that is damaged, altered or foreign."""
-    found = []
+    known = registry.all_experiments()
+    lines = []
     for file in sorted(results.glob("*.jsonl")):
         if file.name == records.REVALIDATIONS:
-            found += records.scan_notes(results)[1]
-        elif file.stem in registry.all_experiments():
-            found += records.scan(file)[1]
+            lines += records.scan_notes(results)[1]
+        elif file.stem in known:
+            lines += records.scan(file, known[file.stem])[1]
         else:
-            found.append(f"{file}:1: foreign: no experiment {file.stem!r}")
-    return found
+            lines.append(f"{file}:1: foreign: no experiment {file.stem!r}")
+    return lines
 
 
 def spot(count: int, device: str, results: Path, seed: int | None = None) -> int:
-    """Run recorded trials again, chosen at random, and compare.
+    """Run recorded trials again, chosen at random, and print how far each is off.
 
     Returns
     -------
@@ -37,42 +39,39 @@ def spot(count: int, device: str, results: Path, seed: int | None = None) -> int
     UsageError
         If there is no record to run again.
     """
-    names = registry.all_experiments()
-    found = [r for name in names for r in records.read(name, results) if not r.stale]
-    if not found:
+    known = registry.all_experiments()
+    fresh = [(e, r) for e in known.values() for r in records.read(e, results) if not r.stale]
+    if not fresh:
         raise UsageError(f"no fresh records in {results}")
-    return 0 if again(_sample(found, count, seed), device, found) else 1
+    where = runner.resolve_device(device)
+    sample = random.Random(seed).sample(fresh, min(count, len(fresh)))
+    agree = True
+    for experiment, record in tqdm(sample, unit="trial", disable=None, leave=False):
+        line = runner.run_trial(experiment, record.profile, record.config, where)
+        others = [r for e, r in fresh if e is experiment]
+        agree &= compared(experiment, record, line, others).good
+    return 0 if agree else 1
 
 
-def _sample(found: Sequence[records.Record], count: int, seed: int | None) -> list[records.Record]:
-    return random.Random(seed).sample(list(found), min(count, len(found)))
-
-
-def again(chosen: Sequence[records.Record], device: str, others: Sequence[records.Record]) -> bool:
-    """Run the trials again, print how each compares, and say whether all agree."""
-    good = True
-    for record in tqdm(chosen, unit="trial", disable=None, leave=False):
-        of_experiment = [r for r in others if r.experiment == record.experiment]
-        found = rerun(record, runner.resolve_device(device), of_experiment)
-        good &= found.good
-        tqdm.write(f"{record.experiment} {record.key} {found}")
-    return good
-
-
-def rerun(
-    record: records.Record, device: torch.device, others: Sequence[records.Record] = ()
+def compared(
+    experiment: Experiment,
+    record: records.Record,
+    line: dict[str, Any],
+    others: Sequence[records.Record],
 ) -> agreement.Agreement:
-    """Run a recorded trial again and compare its metrics.
+    """Compare a trial that ran again with its record, and print how they differ.
 
     Parameters
     ----------
+    experiment
+        Its tolerance counts.
     record
-        Of the trial.
-    device
-        Where it runs.
+        What was recorded.
+    line
+        The new record.
     others
         Records of the experiment, for the spread over seeds.
     """
-    line = runner.run_trial(record.experiment, record.profile, record.config, device)
-    tolerance = registry.get(record.experiment).tolerance
-    return agreement.compare(record, line["metrics"], tolerance, others)
+    result = agreement.compare(record, line["metrics"], experiment.tolerance, others)
+    tqdm.write(f"{record.experiment} {record.key} {result}")
+    return result

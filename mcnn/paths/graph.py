@@ -30,12 +30,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import sparse
-from scipy.sparse import csgraph
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,8 @@ class Graph:
     @cached_property
     def reach(self) -> Tensor:
         """Units of the last layer that each input can have an effect on, int64 [inputs]."""
+        from scipy import sparse  # takes as long as a fifth of PyTorch
+
         reached = sparse.eye_array(self.widths[0], dtype=np.float32, format="csr")
         for matrix in self.matrices():
             reached = matrix @ reached  # [units, inputs]
@@ -179,6 +183,9 @@ class Graph:
     @property
     def components(self) -> int:
         """Parts of the network that no edge connects; units without an edge do not count."""
+        from scipy import sparse
+        from scipy.sparse import csgraph
+
         shift = np.cumsum((0, *self.widths))
         pairs = [
             np.stack([i.numpy() + a, j.numpy() + b])
@@ -190,8 +197,10 @@ class Graph:
         number, _ = csgraph.connected_components(matrix, directed=False)
         return number - sum(int((~used).sum()) for used in self._used())
 
-    def matrices(self) -> list[sparse.csr_array]:
+    def matrices(self) -> "list[sparse.csr_array]":
         """Return the adjacency matrix of each layer, float32 [outputs, inputs]."""
+        from scipy import sparse
+
         return [
             sparse.csr_array((np.ones(e.shape[1], np.float32), (e[1], e[0])), shape=(m, n))
             for e, (n, m) in zip(self.edges, pairwise(self.widths), strict=True)

@@ -31,7 +31,6 @@ References
 import functools
 
 import torch
-from scipy.stats import qmc
 from torch import Tensor
 
 from mcnn.partition.lfsr import lfsr_bits
@@ -81,6 +80,8 @@ class Stream:
         self._drawn = 0  # numbers, or for a lattice blocks
         self._engine = None
         if source == "sobol":
+            from scipy.stats import qmc  # takes as long as half of PyTorch
+
             self._engine = qmc.Sobol(d, bits=_BITS, rng=self.seed)
 
     def draw(self, n: int) -> Tensor:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchdiffeq import odeint, odeint_adjoint
 
 from mcnn.residual.fields import Separable
 
@@ -82,6 +81,8 @@ def solve(
     """
     if solver == "verlet":
         return _verlet(field, a, steps, span, scale, reverse, dense)
+
+    from torchdiffeq import odeint, odeint_adjoint  # brings SciPy: a third of PyTorch's time
 
     def derivative(s: Tensor, a: Tensor) -> Tensor:
         return scale * field(float(s.detach()), a)

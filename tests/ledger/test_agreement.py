@@ -3,13 +3,13 @@
 import random
 
 import pytest
-from fake_experiments import line
+from fake_experiments import FakeTrial, line
 
 from mcnn.ledger import agreement, records
 
 
 def record(seed, **metrics):
-    return records.Record(line(seed, metrics=metrics))
+    return records.Record(line(seed, metrics=metrics), FakeTrial(seed=seed))
 
 
 def drawn(n, **constant):
@@ -42,6 +42,15 @@ def test_a_shift_of_the_distribution_is_not(shift):
     fresh = {"curve": [x + shift for x in many[1].metrics["curve"]]}
     found = agreement.compare(many[0], fresh, 1e-6, many)
     assert (found.word, found.good) == ("DIFFERS", False)
+
+
+def test_a_single_number_far_out_is_not_lost_among_many():
+    many = drawn(10)
+    curve = many[0].metrics["curve"]
+    fresh = {"curve": [curve[0] + 0.3, *curve[1:]]}
+    found = agreement.compare(many[0], fresh, 1e-6, many)
+    assert not found.good
+    assert "metrics.curve[0]" in str(found)
 
 
 def test_what_does_not_vary_over_seeds_must_repeat():

@@ -1,0 +1,72 @@
+"""The hashes of the code, kept for as long as no file of the package changes.
+
+They are kept beside the compiled modules, and as those: whoever cannot write there computes them
+each time.
+"""
+
+import atexit
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from mcnn.ledger.code import Code
+
+
+class Kept:
+    """The hashes of what experiments reach in a version of the source.
+
+    Parameters
+    ----------
+    code
+        The source.
+    file
+        Where the hashes are kept from one process to the next.
+    """
+
+    def __init__(self, code: Code, file: Path) -> None:
+        self._code, self._file = code, file
+        self._state = self._now()
+        self._hashes = self._read()
+
+    def hash(self, roots: tuple[str, ...]) -> str:
+        """Return :meth:`mcnn.ledger.code.Code.hash`."""
+        key = " ".join(roots)
+        if key not in self._hashes:
+            if not self._new:
+                atexit.register(self.write)
+            self._new = True
+            self._hashes[key] = self._code.hash(roots)
+        return self._hashes[key]
+
+    def _now(self) -> str:
+        """Return a hash of all files of the package, byte by byte."""
+        digest = hashlib.sha256()
+        for path in sorted((self._code.root / self._code.package).rglob("*.*")):
+            if "__pycache__" not in path.parts and path.is_file():
+                content = path.read_bytes()
+                name = path.relative_to(self._code.root).as_posix()
+                digest.update(f"{name} {len(content)}\n".encode() + content)
+        return digest.hexdigest()
+
+    def _read(self) -> dict[str, str]:
+        self._new = False
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+            if kept["state"] == self._state:
+                return {str(key): str(value) for key, value in kept["hashes"].items()}
+        return {}
+
+    def write(self) -> None:
+        """Keep the hashes, unless a file was edited since, perhaps before it was read."""
+        with suppress(OSError):
+            if sys.dont_write_bytecode or self._now() != self._state:
+                return
+            self._file.parent.mkdir(exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._file.parent)
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                json.dump({"state": self._state, "hashes": self._hashes}, out)
+            os.replace(name, self._file)

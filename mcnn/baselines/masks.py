@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from mcnn.errors import unknown
 from mcnn.sampling import as_seed, hash_bits
 
 Masks = dict[str, Tensor]
@@ -59,7 +60,7 @@ class Masked:
         self.gradients: Masks = {}
         for name, mask in masks.items():
             if name not in found:
-                raise ValueError(f"no layer {name!r}; there are: {', '.join(found)}")
+                raise unknown("layer", name, found)
             weight = found[name]
             if mask.shape != weight.shape:
                 shapes = f"{tuple(mask.shape)}, not {tuple(weight.shape)}"

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from mcnn.density import model as sampling_of_models
 from mcnn.density.model import Layers
+from mcnn.errors import unknown
 from mcnn.sampling import as_seed, fold_in, uniforms
 
 CLIPS = ("max", "mse")
@@ -69,7 +70,7 @@ def nearest(weight: Tensor, bits: int, clip: str = "max") -> tuple[Tensor, Tenso
     (tensor([[ 3, -1,  0]], dtype=torch.int32), tensor([0.3000]))
     """
     if clip not in CLIPS:
-        raise ValueError(f"clip must be one of {', '.join(CLIPS)}, got {clip!r}")
+        raise unknown("clip", clip, CLIPS)
     w, top = _rows_and_top(weight)
     levels = _levels(bits)
     best = top / levels  # [rows, 1]

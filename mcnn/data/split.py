@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mcnn.errors import unknown
+
 SCALES = ("unit", "standard")
 
 
@@ -123,7 +125,7 @@ class Split:
 def check_scale(scale: str) -> None:
     """Raise ValueError unless the scale is one of :data:`SCALES`."""
     if scale not in SCALES:
-        raise ValueError(f"no scale {scale!r}; there are: {', '.join(SCALES)}")
+        raise unknown("scale", scale, SCALES)
 
 
 def batch_indices(

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from mcnn.density.counts import dequantize, sample_counts
+from mcnn.errors import unknown
 from mcnn.sampling import as_seed, fold_in
 
 BIASES = ("exact", "sampled", "none")
@@ -180,7 +181,7 @@ def quantize(
     if fraction is not None and not (fraction > 0 and math.isfinite(fraction)):
         raise ValueError(f"fraction must be positive and finite, got {fraction}")
     if bias not in BIASES:
-        raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {bias!r}")
+        raise unknown("bias", bias, BIASES)
     seed = as_seed(seed)
     model = copy.deepcopy(model)
     reports = []

@@ -48,6 +48,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from mcnn.density.counts import cumulated
+from mcnn.errors import unknown
 from mcnn.sampling import as_seed, fold_in, uniforms
 
 METHODS = ("stratified", "iid")
@@ -189,7 +190,7 @@ def compress(
         raise ValueError(f"paths must be at least 1, and less than 2**53, got {paths}")
     for name, value, known in (("method", method, METHODS), ("weights", weights, WEIGHTS)):
         if value not in known:
-            raise ValueError(f"no {name} {value!r}; there are: {', '.join(known)}")
+            raise unknown(name, value, known)
     seed = as_seed(seed)
     model = copy.deepcopy(model)
     layers = list(_layers(model).items())

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mcnn.errors import unknown
 from mcnn.paths.base import PathLayer
 from mcnn.paths.layers import PathLinear
 from mcnn.paths.nets import PathMLP
@@ -63,7 +64,7 @@ def portable(model: nn.Module, form: str = "dense") -> nn.Module:
         For an unknown form, or a convolution of paths with ``"gather"``.
     """
     if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        raise unknown("form", form, FORMS)
     return _portable(copy.deepcopy(model), form).eval()
 
 

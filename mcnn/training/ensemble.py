@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from mcnn.data import Data, Split
 from mcnn.data.split import batch_indices
+from mcnn.errors import unknown
 from mcnn.training.fit import SCHEDULES, DivergenceError, Evaluation
 
 
@@ -362,7 +363,7 @@ def _check(
         ("schedule", schedule, SCHEDULES),
     ):
         if value not in known:
-            raise ValueError(f"no {name} {value!r}; there are: {', '.join(known)}")
+            raise unknown(name, value, known)
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")

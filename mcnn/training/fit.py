@@ -22,7 +22,7 @@ from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from mcnn.data import Data, Split
-from mcnn.errors import McnnError
+from mcnn.errors import McnnError, unknown
 
 T = TypeVar("T")
 
@@ -221,7 +221,7 @@ def fit(
 
 def _choose(parameter: str, name: str, table: Mapping[str, T]) -> T:
     if name not in table:
-        raise ValueError(f"no {parameter} {name!r}; there are: {', '.join(table)}")
+        raise unknown(parameter, name, table)
     return table[name]
 
 

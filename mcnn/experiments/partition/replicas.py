@@ -29,6 +29,7 @@ from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from mcnn.data import Data, Split
+from mcnn.errors import unknown
 from mcnn.partition.parts import part_labels
 from mcnn.training import nets
 
@@ -140,7 +141,7 @@ def _source(kind: str, parts: int, n: int, seed: int) -> Callable[[int, int], Te
     if kind in ("partition", "keep-one"):
         return _Turns(kind, parts, n, seed)
     if kind not in KINDS:
-        raise ValueError(f"no kind of mask {kind!r}; there are: {', '.join(KINDS)}")
+        raise unknown("kind of mask", kind, KINDS)
     generator = torch.Generator().manual_seed(seed)
     keep = 1 - 1 / parts
 

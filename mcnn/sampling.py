@@ -37,6 +37,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mcnn.errors import unknown
+
 if TYPE_CHECKING:
     from scipy.stats import qmc
 
@@ -184,7 +186,7 @@ def points(
     [0, 1, 2, 3]
     """
     if method not in METHODS:
-        raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+        raise unknown("method", method, METHODS)
     for name, value in (("n", n), ("d", d)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

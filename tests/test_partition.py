@@ -137,7 +137,7 @@ def test_a_stride_that_is_no_power_of_two_hides_the_taps():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1, 3, 5), "width must be one of 4, 8, 16, 32, 64; got 5"),
+        ((1, 3, 5), "no width 5; there are: 4, 8, 16, 32, 64"),
         ((0, 3, 8), r"first must be in 1 \.\.\. 2\*\*8 - 1, got 0"),
         ((256, 3, 8), "first must be in"),
         ((1, -1, 8), "n must be at least 0"),
@@ -574,8 +574,8 @@ def test_three_steps_of_lenet_drop_every_unit_once():
         ((0,), ValueError, "parts must be at least 2, got 0"),
         ((-3,), ValueError, "parts must be at least 2, got -3"),
         ((257,), ValueError, "parts must be at most 256, got 257: a label is one byte"),
-        ((3, "all"), ValueError, "drop must be one of one, keep-one; got 'all'"),
-        ((3, "one", "step"), ValueError, "redraw must be one of cycle, epoch, never; got 'step'"),
+        ((3, "all"), ValueError, "no drop 'all'; there are: one, keep-one"),
+        ((3, "one", "step"), ValueError, "no redraw 'step'; there are: cycle, epoch, never"),
     ],
 )
 def test_layers_that_cannot_be(arguments, error, message):
@@ -585,7 +585,7 @@ def test_layers_that_cannot_be(arguments, error, message):
 
 def test_sources_and_seeds_that_are_not_there():
     for make in (lambda **o: DropoutPartition(3, **o), lambda **o: part_labels(5, 3, **o)):
-        with pytest.raises(ValueError, match="source must be one of lfsr, counter; got 'dice'"):
+        with pytest.raises(ValueError, match="no source 'dice'; there are: lfsr, counter"):
             make(source="dice")
         with pytest.raises(ValueError, match="seed must be in"):
             make(seed=-1)

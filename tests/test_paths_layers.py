@@ -335,7 +335,7 @@ def test_memory_grows_by_edges_and_units_only():
 @pytest.mark.parametrize(
     ("make", "names"),
     [
-        (lambda: PathLinear(4, 4, 8, init="he"), "init must be one of"),
+        (lambda: PathLinear(4, 4, 8, init="he"), "no init 'he'; there are: "),
         (lambda: PathLinear(4, 4, 8, duplicates="drop"), "duplicates"),
         (lambda: PathLinear(4, 4, 8, sign="even"), "sign"),
         (lambda: PathLinear(4, 4, 8, kernel="csr"), "kernel"),

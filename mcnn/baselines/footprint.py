@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from mcnn.baselines.masks import weights
+from mcnn.errors import unknown
 
 STORAGES = ("dense", "csr", "slices", "fan-in", "paths", "seed")
 _WEIGHT = 4  # bytes
@@ -152,7 +153,7 @@ def footprint(
     Footprint(operations=11000, weight_bytes=22000, index_bytes=11624)
     """
     if storage not in STORAGES:
-        raise ValueError(f"storage must be one of {', '.join(STORAGES)}, got {storage!r}")
+        raise unknown("storage", storage, STORAGES)
     if len(layers) != len(edges) or any(
         not 0 <= n <= layer.size for layer, n in zip(layers, edges, strict=False)
     ):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from mcnn.errors import unknown
 from mcnn.sampling import as_seed, hash_bits
 
 Masks = dict[str, Tensor]
@@ -60,7 +61,7 @@ class Masked:
         self.gradients: Masks = {}
         for name, mask in masks.items():
             if name not in layers:
-                raise ValueError(f"no layer {name!r}; there are: {', '.join(layers)}")
+                raise unknown("layer", name, layers)
             weight = layers[name]
             if mask.shape != weight.shape:
                 shapes = f"{tuple(mask.shape)}, not {tuple(weight.shape)}"

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from mcnn import modelwise
+from mcnn.errors import unknown
 from mcnn.modelwise import Layers, Report
 from mcnn.sampling import as_seed, uniforms
 
@@ -68,7 +69,7 @@ def nearest(weight: Tensor, bits: int, clip: str = "max") -> tuple[Tensor, Tenso
     (tensor([[ 3, -1,  0]], dtype=torch.int32), tensor([0.3000]))
     """
     if clip not in CLIPS:
-        raise ValueError(f"clip must be one of {', '.join(CLIPS)}, got {clip!r}")
+        raise unknown("clip", clip, CLIPS)
     w, top = _rows_and_top(weight)
     levels = _levels(bits)
     best = top / levels  # [rows, 1]

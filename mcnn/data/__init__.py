@@ -37,7 +37,7 @@ from mcnn.data import checked, ilsvrc12, readers
 from mcnn.data.cache import cache_path
 from mcnn.data.split import SCALES, Data, Split
 from mcnn.data.table import DATASETS, Dataset
-from mcnn.errors import DataError, UsageError
+from mcnn.errors import DataError, unknown
 
 __all__ = ["DATASETS", "SCALES", "Data", "Dataset", "Split", "Status", "download", "load", "status"]
 
@@ -167,7 +167,7 @@ def _checked(name: str, folder: Path) -> str:
 def _places(name: str, root: Path | str | None) -> list[Path]:
     """Return the folders to look in, the first of which is also where downloads go."""
     if name not in DATASETS:
-        raise UsageError(f"no data set {name!r}; there are: {', '.join(DATASETS)}")
+        raise unknown("data set", name, DATASETS)
     if name == "digits":
         return [Path(importlib.util.find_spec("sklearn").origin).parent]
     if root is not None:

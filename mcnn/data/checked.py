@@ -29,7 +29,7 @@ def remembered(key: str, folder: Path, memory: Path, check: Callable[[], str]) -
     """
     key = f"{key} {folder.resolve()} {signature(folder)}"
     known: dict[str, str] = {}
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, TypeError):
         known = dict(json.loads(memory.read_text(encoding="utf-8")))
     if not isinstance(known.get(key), str):
         known[key] = check()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mcnn.errors import UsageError
+from mcnn.errors import UsageError, unknown
 
 _HELD_OUT = 5000  # key of the shuffle of Data.hold_out; another one is another validation set
 SCALES = ("unit", "standard")
@@ -130,7 +130,7 @@ class Split:
 def check_scale(scale: str) -> None:
     """Raise ValueError unless the scale is one of :data:`SCALES`."""
     if scale not in SCALES:
-        raise ValueError(f"no scale {scale!r}; there are: {', '.join(SCALES)}")
+        raise unknown("scale", scale, SCALES)
 
 
 def batch_indices(

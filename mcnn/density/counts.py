@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mcnn.density import native
+from mcnn.errors import unknown
 from mcnn.sampling import as_seed, hash_bits, points, uniforms
 
 _MANTISSA = 53  # bits of a float64: integers up to 2**53 are exact
@@ -174,11 +175,11 @@ def _check(weight: Tensor, samples: int, method: str, normalize: str, order: str
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if method not in METHODS:
-        raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+        raise unknown("method", method, METHODS)
     if normalize not in ("row", "tensor"):
         raise ValueError(f"normalize must be 'row' or 'tensor', got {normalize!r}")
     if order not in ORDERS:
-        raise ValueError(f"no order {order!r}; there are: {', '.join(ORDERS)}")
+        raise unknown("order", order, ORDERS)
 
 
 def _signed_counts(w: Tensor, samples: int, method: str, seed: int, which: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mcnn import modelwise
 from mcnn.density.counts import dequantize, sample_counts
+from mcnn.errors import unknown
 from mcnn.modelwise import Layer, Layers, Report
 from mcnn.sampling import as_seed
 
@@ -75,7 +76,7 @@ def quantize(
     if fraction is not None and not (fraction > 0 and math.isfinite(fraction)):
         raise ValueError(f"fraction must be positive and finite, got {fraction}")
     if bias not in BIASES:
-        raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {bias!r}")
+        raise unknown("bias", bias, BIASES)
     seed = as_seed(seed)
     model, selected = modelwise.copied(model, layers)
     reports = []

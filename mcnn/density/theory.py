@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mcnn.density.counts import cumulative_mass
+from mcnn.errors import unknown
 
 
 def variance(weight: Tensor, inputs: Tensor, samples: int, method: str) -> Tensor:
@@ -53,7 +54,7 @@ def variance(weight: Tensor, inputs: Tensor, samples: int, method: str) -> Tenso
     0.0
     """
     if method not in VARIANCES:
-        raise ValueError(f"no variance for {method!r}; there are: {', '.join(VARIANCES)}")
+        raise unknown("variance for", method, VARIANCES)
     if weight.shape != inputs.shape or weight.dim() != 2:
         raise ValueError(
             f"weight and inputs must both be [rows, n], got {tuple(weight.shape)} and "

@@ -30,6 +30,7 @@ A. Keller's talk; K. Dahm, A. Keller: Learning light transport the reinforced wa
 import torch
 from torch import Tensor
 
+from mcnn.errors import unknown
 from mcnn.integral.transport import Rod
 
 TARGETS = ("expected", "sarsa", "max")
@@ -84,7 +85,7 @@ def learn(
         For an unknown target or a number out of range.
     """
     if target not in TARGETS:
-        raise ValueError(f"no target {target!r}; there are: {', '.join(TARGETS)}")
+        raise unknown("target", target, TARGETS)
     if min(steps, cells, learners, walkers) < 1:
         raise ValueError("steps, cells, learners and walkers must be at least 1")
     if not (0 < explore <= 1 and 0.5 < power < 1):

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mcnn.errors import unknown
 from mcnn.sampling import METHODS, as_seed, points, uniforms
 
 RULES = (*METHODS, "lattice-equal", "gauss")
@@ -70,7 +71,7 @@ def nodes(
     0.25
     """
     if method not in RULES:
-        raise ValueError(f"no method {method!r}; there are: {', '.join(RULES)}")
+        raise unknown("method", method, RULES)
     if n < 1 or d < 1:
         raise ValueError(f"n and d must be at least 1, got {n} and {d}")
     if method == "gauss":

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcnn.errors import unknown
 from mcnn.integral.kernels import cosines
 from mcnn.integral.ridge import CosineProduct, Ridge
 
@@ -194,7 +195,7 @@ def fit_networks(
         For an unknown loss.
     """
     if loss not in LOSSES:
-        raise ValueError(f"no loss {loss!r}; there are: {', '.join(LOSSES)}")
+        raise unknown("loss", loss, LOSSES)
     k, parameters = targets.shape[1], []
     for inputs, outputs in pairwise((y.shape[1], hidden, hidden, 1)):
         weight = torch.randn(inputs, outputs, dtype=y.dtype, generator=generator) / inputs**0.5

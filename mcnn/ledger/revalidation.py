@@ -17,7 +17,7 @@ from mcnn.errors import McnnError
 from mcnn.ledger import moves, provenance, records, registry, runner, verification
 from mcnn.ledger.experiment import Experiment
 
-_DRAWN = 4  # times the size of a sample are drawn at random; the cheapest of them run
+_DRAWN = 8  # times the size of a sample are drawn at random; the cheapest of them run
 _DIFFER = "the records do not hold under today's code; run it with --redo-stale"
 
 

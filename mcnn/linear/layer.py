@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.density import sample_counts
+from mcnn.errors import unknown
 from mcnn.linear.wiring import METHODS, sample_connections, signs
 from mcnn.sampling import as_seed
 from mcnn.sparse.autograd import product
@@ -179,7 +180,7 @@ class SampledLinear(SparseLinear):
         if not 1 <= fan_in <= in_features:
             raise ValueError(f"fan_in must be in 1 ... in_features = {in_features}, got {fan_in}")
         if method not in METHODS:
-            raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+            raise unknown("method", method, METHODS)
         _check_size(out_features * fan_in)
         seed = as_seed(seed)
         starts = torch.arange(out_features + 1, dtype=torch.int32) * fan_in

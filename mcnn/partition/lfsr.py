@@ -27,6 +27,7 @@ import functools
 import torch
 from torch import Tensor
 
+from mcnn.errors import unknown
 from mcnn.sampling import hash_bits
 
 TAPS: dict[int, tuple[int, ...]] = {
@@ -116,7 +117,7 @@ def states(
     [1, 2, 4, 8, 9]
     """
     if width not in TAPS:
-        raise ValueError(f"width must be one of {', '.join(map(str, TAPS))}; got {width}")
+        raise unknown("width", width, TAPS)
     if not 0 < first < 1 << width:
         raise ValueError(f"first must be in 1 ... 2**{width} - 1, got {first}")
     if n < 0 or stride < 1:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mcnn.errors import unknown
 from mcnn.partition.lfsr import lfsr_bits
 from mcnn.sampling import as_seed, hash_bits
 
@@ -93,7 +94,7 @@ SOURCES: dict[str, Callable[[int, int, int, torch.device | str], Tensor]] = {
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse what is not among the choices."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        raise unknown(name, value, choices)
 
 
 def check_parts(parts: int) -> None:

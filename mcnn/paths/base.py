@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mcnn.errors import unknown
 from mcnn.paths.generators import sample_paths
 from mcnn.sampling import as_seed, fold_in
 from mcnn.sparse.layer import SparseLayer
@@ -58,7 +59,7 @@ class PathLayer(SparseLayer):
             ("kernel", kernel, kernels),
         ):
             if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+                raise unknown(name, value, known)
         seed = as_seed(seed)
         if not isinstance(paths, Tensor):
             paths = sample_paths((in_units, out_units), paths, method, seed)

@@ -45,6 +45,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from mcnn import modelwise
 from mcnn.density.counts import cumulative_mass
+from mcnn.errors import unknown
 from mcnn.modelwise import Layer, LayerReport, Report
 from mcnn.sampling import as_seed, uniforms
 
@@ -130,7 +131,7 @@ def compress(
         raise ValueError(f"paths must be at least 1, and less than 2**53, got {paths}")
     for name, value, known in (("method", method, METHODS), ("weights", weights, WEIGHTS)):
         if value not in known:
-            raise ValueError(f"no {name} {value!r}; there are: {', '.join(known)}")
+            raise unknown(name, value, known)
     seed = as_seed(seed)
     model, layers = _copied(model)
     norms = _norms(layers, fold)

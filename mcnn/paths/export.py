@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mcnn.errors import unknown
 from mcnn.paths.nets import PathMLP
 from mcnn.sparse.layer import SparseLayer, SparseLinear
 
@@ -123,7 +124,7 @@ def export_onnx(model: nn.Module, example: Tensor, file: str | Path, form: str =
         For an unknown form, or a convolution of paths with ``"gather"``.
     """
     if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        raise unknown("form", form, FORMS)
     batch = torch.export.Dim("batch")
     torch.onnx.export(
         FORMS[form](model),

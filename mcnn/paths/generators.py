@@ -40,6 +40,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mcnn.errors import unknown
 from mcnn.paths.sobol import BITS, integers, scrambled, sobol_dimensions
 from mcnn.sampling import _GENERATOR as LATTICE
 from mcnn.sampling import as_seed, fold_in, hash_bits
@@ -155,7 +156,7 @@ def _check(widths: tuple[int, ...], paths: int, method: str, start: int) -> None
             f"got {paths} from number {start}"
         )
     if method not in METHODS:
-        raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+        raise unknown("method", method, METHODS)
     if method == "lattice" and len(widths) > len(LATTICE):
         raise ValueError(
             f"the lattice has {len(LATTICE)} dimensions, too few for {len(widths)} layers: "

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcnn.errors import unknown
 from mcnn.randomness.source import numbers, substream
 from mcnn.sampling import as_seed
 
@@ -207,7 +208,7 @@ def draws(
         For an unknown source, an odd number of antithetic draws, or no set.
     """
     if source not in DRAWS:
-        raise ValueError(f"no source {source!r}; there are: {', '.join(DRAWS)}")
+        raise unknown("source", source, DRAWS)
     if sets < 1:
         raise ValueError(f"sets must be at least 1, got {sets}")
     seed = as_seed(seed)

@@ -25,6 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mcnn.errors import unknown
 from mcnn.partition.lfsr import STRIDE, TAPS, states
 from mcnn.randomness.source import numbers, substream
 from mcnn.sampling import hash_bits, uniforms
@@ -63,7 +64,7 @@ def epoch_order(n: int, method: str = "shuffled", seed: int = 0, epoch: int = 0)
             [0, 1, 2, 3]])
     """
     if method not in ORDERS:
-        raise ValueError(f"no order {method!r}; there are: {', '.join(ORDERS)}")
+        raise unknown("order", method, ORDERS)
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     return ORDERS[method](n, substream(seed, 0 if method == "once" else epoch))

@@ -33,6 +33,7 @@ import functools
 import torch
 from torch import Tensor
 
+from mcnn.errors import unknown
 from mcnn.partition.lfsr import lfsr_bits
 from mcnn.sampling import METHODS, as_seed, fold_in, points, uniforms
 
@@ -73,7 +74,7 @@ class Stream:
 
     def __init__(self, source: str, d: int, seed: int | torch.Generator = 0) -> None:
         if source not in SOURCES:
-            raise ValueError(f"no source {source!r}; there are: {', '.join(SOURCES)}")
+            raise unknown("source", source, SOURCES)
         if d < 1:
             raise ValueError(f"d must be at least 1, got {d}")
         self.source, self.d, self.seed = source, d, as_seed(seed)

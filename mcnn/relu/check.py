@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from mcnn.errors import unknown
+
 
 def check_floating(**tensors: Tensor) -> None:
     """Raise TypeError unless all are floating point tensors of one type."""
@@ -20,5 +22,5 @@ def check_floating(**tensors: Tensor) -> None:
 def check_form(form: str, known: Iterable[str]) -> str:
     """Return the form, or raise ValueError if there is no such."""
     if form not in known:
-        raise ValueError(f"no form {form!r}; there are: {', '.join(known)}")
+        raise unknown("form", form, known)
     return form

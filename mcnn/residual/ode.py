@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mcnn.errors import unknown
 from mcnn.residual.fields import STRUCTURES, WEIGHTS, Parabolic, Schedule, SecondOrder, Separable
 from mcnn.residual.solvers import ADAPTIVE, SOLVERS, solve
 from mcnn.sampling import as_seed
@@ -230,7 +231,7 @@ class ResidualODE(nn.Module):
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        raise unknown(name, value, choices)
 
 
 def _check_state(name: str, a: Tensor, width: int) -> None:

@@ -24,7 +24,7 @@ from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from mcnn.data import Data, Split
-from mcnn.errors import McnnError
+from mcnn.errors import McnnError, unknown
 
 T = TypeVar("T")
 
@@ -284,7 +284,7 @@ def choose(parameter: str, name: str, table: Mapping[str, T]) -> T:
         For an unknown name; the message lists the known ones.
     """
     if name not in table:
-        raise ValueError(f"no {parameter} {name!r}; there are: {', '.join(table)}")
+        raise unknown(parameter, name, table)
     return table[name]
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcnn.errors import DataError, UsageError
+from mcnn.errors import DataError, unknown
 
 Shape = tuple[int, int, int]
 
@@ -240,7 +240,7 @@ def build(name: str, seed: int = 0, **options: Any) -> nn.Module:
     True
     """
     if name not in NETS:
-        raise UsageError(f"no network {name!r}; there are: {', '.join(NETS)}")
+        raise unknown("network", name, NETS)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the GPUs' too
         return NETS[name](**options)

@@ -401,7 +401,10 @@ def test_verify_prints_a_line_a_claim(checkout, capsys):
     assert reading.startswith("    three")
     assert reading.endswith("0 … 3: reproduced (three below one)")
     assert cli.main(["verify", "fake-clam"]) == 2
-    assert "no claim 'fake-clam'; did you mean fake-claim?" in capsys.readouterr().err
+    assert (
+        "no claim 'fake-clam'; there are: fake-claim; did you mean fake-claim?"
+        in capsys.readouterr().err
+    )
 
 
 def test_verify_exits_with_one_where_a_record_is_altered(checkout, capsys):

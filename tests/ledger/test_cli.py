@@ -101,7 +101,7 @@ def test_run_says_what_it_does(tmp_path, fake, capsys):
     [
         (["run", "density-mnits"], "no experiment 'density-mnits'; did you mean density-mnist"),
         (["run", "zzz-*"], "no experiment 'zzz-*'; there are: "),
-        (["run", NAME, "--only", "sise=3"], "no field of fake-sum's trials 'sise'; did you mean"),
+        (["run", NAME, "--only", "sise=3"], "no field of fake-sum's trials 'sise'; there are:"),
         (["run", NAME, "--only", "size=9"], "no fast trial of fake-sum has size=9; there are: 3"),
         (["run", NAME, "--dataset", "mnist"], "no field of fake-sum's trials 'dataset'"),
         (["run", "density-ternary", "--dataset", "mnist"], "has dataset=mnist; there are: digits"),
@@ -110,7 +110,7 @@ def test_run_says_what_it_does(tmp_path, fake, capsys):
         (["verify", "--revalidate", "fake-som"], "no experiment 'fake-som'; did you mean fake-sum"),
         (["verify", "--results", "/no/such/folder"], "no folder /no/such/folder"),
         (["merge", "/no/such/folder"], "no such file or folder: /no/such/folder"),
-        (["data", "minst"], "no data set 'minst'; did you mean mnist"),
+        (["data", "minst"], "no data set 'minst'; there are: digits, mnist,"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(fake, tmp_path, capsys, argv, message):

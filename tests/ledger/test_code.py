@@ -4,9 +4,9 @@ import ast
 import shutil
 from pathlib import Path
 
-import probe
 import pytest
-from probe import FILES, FIRST, SECOND
+import small_package as probe
+from small_package import FILES, FIRST, SECOND
 
 from mcnn.ledger import code, registry, source
 from mcnn.ledger.code import Code, Item

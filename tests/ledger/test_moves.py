@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import probe
 import pytest
-from probe import FILES, FIRST, SECOND
+import small_package as probe
+from small_package import FILES, FIRST, SECOND
 
 from mcnn.errors import UsageError
 from mcnn.ledger import cli, moves

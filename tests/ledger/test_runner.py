@@ -278,8 +278,8 @@ def test_filters_leave_the_trials_that_fit(results):
     ("name", "profile", "where", "message"),
     [
         ("fake-som", "fast", {}, "no experiment 'fake-som'; did you mean fake-sum?"),
-        (NAME, "fats", {}, "no profile 'fats'; did you mean fast?"),
-        (NAME, "full", {"syze": "3"}, "no field of fake-sum's trials 'syze'; did you mean size?"),
+        (NAME, "fats", {}, "no profile 'fats'; there are: fast, full; did you mean fast?"),
+        (NAME, "full", {"syze": "3"}, "'syze'; there are: seed, size, shape; did you mean size?"),
         (NAME, "full", {"config": "3"}, "'config'; there are: seed, size, shape"),
         (NAME, "full", {"size": "5"}, "no full trial of fake-sum has size=5; there are: 3, 4"),
     ],

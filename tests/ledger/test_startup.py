@@ -5,8 +5,8 @@ import resource
 import subprocess
 import sys
 
-import probe
 import pytest
+import small_package as probe
 
 from mcnn.ledger import hashes
 from mcnn.ledger.code import Code

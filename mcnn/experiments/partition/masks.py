@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mcnn.data import Data
+from mcnn.errors import unknown
 from mcnn.partition.parts import part_labels
 from mcnn.training import grouped, nets
 
@@ -75,7 +76,7 @@ def _source(kind: str, parts: int, n: int, seed: int) -> Callable[[int, int], Te
     if kind in ("partition", "keep-one"):
         return _Turns(kind, parts, n, seed)
     if kind not in KINDS:
-        raise ValueError(f"no kind of mask {kind!r}; there are: {', '.join(KINDS)}")
+        raise unknown("kind of mask", kind, KINDS)
     generator = torch.Generator().manual_seed(seed)
     keep = 1 - 1 / parts
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -38,7 +38,6 @@ def randn(*shape, seed=0, **options):
 # --- the product ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     n=st.integers(1, 20),
     m=st.integers(1, 20),
@@ -151,7 +150,6 @@ def test_layers_follow_others_in_mixed_precision(kernel):
 # --- blocks ---------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     digits=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     more=st.integers(1, 4),
@@ -391,7 +389,6 @@ def test_networks_nest():
 
 
 @pytest.mark.parametrize("duplicates", ["merge", "keep"])
-@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), rounds=st.integers(1, 4), paths=st.integers(1, 30))
 def test_exchanging_paths_never_disconnects(duplicates, seed, rounds, paths):
     from mcnn.paths import Graph

@@ -14,12 +14,14 @@ from typing import NoReturn
 
 import nbformat
 import papermill
+import torch
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from mcnn.errors import McnnError
 from mcnn.ledger import registry, runner
 from mcnn.ledger.project import PROFILES
+from mcnn.ledger.provenance import device_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "run"
@@ -117,7 +119,7 @@ def execute(stem: str, target: Path, parameters: dict[str, str] | None = None) -
 
 
 def normalise(notebook: nbformat.NotebookNode) -> None:
-    """Remove what differs from run to run or machine to machine: timings, paths, versions."""
+    """Remove what differs from run to run: timings, paths, versions; say which processor it was."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)
     notebook.metadata.kernelspec = {
@@ -126,6 +128,8 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
         "name": "python3",
     }
     notebook.metadata.language_info = {"name": "python"}
+    # Others round otherwise: the comparison of notebooks allows for that.
+    notebook.metadata.mcnn = {"processor": device_name(torch.device("cpu"))}
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)

@@ -1,6 +1,7 @@
 """Masks: which weights of a network are there, and how training keeps the others at zero."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Masked:
 
     Optimisers without weight decay then leave zeros alone.
     Where masks change, momentum still pushes weights that have left, so they are put back to zero
-    after every step: an instance is an ``on_step`` of :func:`mcnn.training.fit`.
+    after every step: :meth:`on_step` is one of :func:`mcnn.training.fit`.
 
     Parameters
     ----------
@@ -78,6 +79,10 @@ class Masked:
         for name, weight in weights(model).items():
             if name in self.masks:
                 weight.mul_(self.masks[name])
+
+    def on_step(self, step: Any) -> None:
+        """Call the instance after a :class:`mcnn.training.Step`."""
+        self(step.model, step.number)
 
 
 def ranked(scores: Tensor, edges: int) -> Tensor:
@@ -165,12 +170,12 @@ def fan_in_mask(shape: Sequence[int], fan_in: Sequence[int], seed: int = 0) -> T
     )
 
 
-def shared_out(total: int, units: int) -> list[int]:
-    """Share a total out among units, evenly up to one.
+def apportion(total: int, units: int) -> list[int]:
+    """Apportion a total among units, evenly up to one.
 
     Examples
     --------
-    >>> shared_out(7, 3)
+    >>> apportion(7, 3)
     [3, 2, 2]
     """
     return [total // units + (i < total % units) for i in range(units)]

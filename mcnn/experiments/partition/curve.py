@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mcnn import data
-from mcnn.experiments.partition.replicas import Arm, train_arms
+from mcnn.experiments.partition.masks import Arm, train_arms
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
 
@@ -34,8 +34,7 @@ class CurveTrial(Trial):
 def _run(trial: CurveTrial, device: torch.device) -> dict[str, Any]:
     options = {"epochs": trial.epochs, "lr": trial.lr, "every": trial.every}
     found = data.load(trial.dataset, device=device)
-    images, labels = (t[: trial.images] for t in (found.train.images, found.train.labels))
-    found = replace(found, train=replace(found.train, images=images, labels=labels))
+    found = replace(found, train=found.train.part(slice(trial.images)))
     return train_arms(found, trial.arms, trial.seed, mixed=trial.mixed, **options)
 
 

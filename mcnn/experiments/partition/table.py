@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mcnn import data
-from mcnn.experiments.partition.replicas import KINDS, train_arms
+from mcnn.experiments.partition.masks import KINDS, train_arms
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
 

@@ -87,7 +87,8 @@ def fit_masked(
     model: nn.Module, found: data.Data, masked: Masked | None, epochs: int, seed: int
 ) -> float:
     """Train, maybe inside masks that change after steps, and return the test accuracy."""
-    training.fit(model, found, epochs=epochs, batch_size=BATCH, seed=seed, on_step=masked, **RECIPE)
+    options = {"epochs": epochs, "batch_size": BATCH, "seed": seed, **RECIPE}
+    training.fit(model, found, on_step=masked.on_step if masked else None, **options)
     return training.evaluate(model, found.test).accuracy
 
 

@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from mcnn import data, training
 from mcnn.baselines.evolve import RigL
 from mcnn.baselines.masks import Masked, weights
+from mcnn.experiments.paths.baselines import _random
 from mcnn.experiments.paths.common import edges
-from mcnn.experiments.paths.peers import _random
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.generators import sample_paths
 
@@ -178,7 +178,7 @@ def _run(trial: WrnTrial, device: torch.device) -> dict[str, Any]:
         augment="crop-flip" if trial.augment else None,
         scale="standard",
         seed=trial.seed,
-        on_step=masked,
+        on_step=masked.on_step if masked else None,
     )
     size = sum(w.numel() for w in weights(model).values())
     return {

@@ -98,7 +98,9 @@ def run(trial: BinariseTrial, device: torch.device) -> dict[str, Any]:
 
 def _learn(net: BinaryNet, split: data.Split, trial: BinariseTrial, name: str) -> list[float]:
     """Train with two draws a step; return the exact expected loss of 512 images on the way."""
-    descent = torch.optim.SGD(net.parameters(), trial.lr)
+    # A loop of its own: what is learned from is an estimate of a gradient, with draws of each step,
+    # and not the gradient of the mean cross entropy.
+    optimizer = torch.optim.SGD(net.parameters(), trial.lr)
     generator = torch.Generator().manual_seed(trial.seed)
     order = torch.randperm(len(split), generator=generator)
     x_test, y_test = split.inputs(order[-512:]).flatten(1), split.labels[order[-512:]]
@@ -112,9 +114,9 @@ def _learn(net: BinaryNet, split: data.Split, trial: BinariseTrial, name: str) -
         else:
             xi = draws(2, trial.units, "random", substream(trial.seed, step), size)
             value = _value(name, a, xi.to(a.device), loss)
-        descent.zero_grad()
+        optimizer.zero_grad()
         value.mean().backward()
-        descent.step()
+        optimizer.step()
         if (step + 1) % (trial.steps // 6) == 0:
             with torch.no_grad():
                 curve.append(float(expected_loss(net.first(x_test), net.losses(y_test)).mean()))

@@ -35,7 +35,7 @@ def run(trial: DropoutTrial, device: torch.device) -> dict[str, Any]:
         model = nets.build("mlp", trial.seed, widths=trial.widths)
         if source != "none":
             model = masked(model, trial, source)
-        fit(model.to(device), found.train, trial)
+        fit(model.to(device), found, trial)
         metrics[source] = evaluate(model, found.test)
     return metrics
 

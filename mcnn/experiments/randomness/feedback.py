@@ -44,9 +44,9 @@ def run(trial: FeedbackTrial, device: torch.device) -> dict[str, Any]:
         curve, angles = [], [angle(model)]
         fit(
             model,
-            found.train,
+            found,
             trial,
-            on_epoch=lambda m=model, c=curve, a=angles: (
+            on_epoch=lambda m, _, c=curve, a=angles: (
                 c.append(evaluate(m, found.test)["accuracy"]),
                 a.append(angle(m)),
             ),
@@ -63,7 +63,7 @@ def _frozen(trial: FeedbackTrial, found: data.Data) -> dict[str, float]:
         model = FeedbackMLP(trial.widths, "random", trial.seed).to(found.device)
     for layer in model.layers[:-1]:
         layer.requires_grad_(False)
-    fit(model, found.train, trial)
+    fit(model, found, trial)
     return evaluate(model, found.test)
 
 

@@ -29,14 +29,9 @@ def run(trial: InitTrial, device: torch.device) -> dict[str, Any]:
         model = nets.build("mlp", trial.seed, widths=trial.widths)
         initialise_(model, source, trial.seed).to(device)
         curve = []
-        fit(model, found.train, trial, on_epoch=partial(_note, curve, model, found.test))
+        fit(model, found, trial, on_epoch=lambda m, _, c=curve: c.append(evaluate(m, found.test)))
         metrics[source] = {**curve[-1], "curve": [row["accuracy"] for row in curve]}
     return metrics
-
-
-def _note(curve: list[dict[str, float]], model: torch.nn.Module, split: data.Split) -> None:
-    curve.append(evaluate(model, split))
-    model.train()
 
 
 def measure(records: Sequence[Record]) -> dict[str, list[float]]:

@@ -35,14 +35,12 @@ def run(trial: OrderTrial, device: torch.device) -> dict[str, Any]:
     metrics = {}
     for method in ORDERS:
         model = nets.build("mlp", trial.seed, widths=trial.widths).to(device)
-        fit(
-            model, found.train, trial, lambda e, m=method: sorted_[epoch_order(n, m, trial.seed, e)]
-        )
+        fit(model, found, trial, lambda e, m=method: sorted_[epoch_order(n, m, trial.seed, e)])
         metrics[method] = evaluate(model, found.test)
     # One model for all: trained for an epoch in the usual way.
     model = nets.build("mlp", trial.seed, widths=trial.widths).to(device)
     once = OrderTrial(**{**trial.config(), "epochs": 1})
-    fit(model, found.train, once)
+    fit(model, found, once)
     exact = _gradient(model, found.train, torch.arange(n))
     for method in ORDERS:
         parts = sorted_[epoch_order(n, method, trial.seed, 1)].split(trial.batch_size)

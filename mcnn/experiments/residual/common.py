@@ -70,10 +70,12 @@ def fit(model: nn.Sequential, x: Tensor, y: Tensor, trial: ExchangeTrial) -> lis
     trial
         Says how.
     """
+    # A loop of its own: the spirals are points and no images, and numbers of steps are drawn
+    # between two batches, from the generator of the order.
     generator = torch.Generator().manual_seed(trial.seed)
     optimizer = torch.optim.Adam(model.parameters(), trial.lr, foreach=True)
     total = trial.epochs * math.ceil(len(x) / trial.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     losses = []
     for _ in tqdm(range(trial.epochs), desc=trial.training, leave=False, disable=None):
         order = torch.randperm(len(x), generator=generator).to(x.device)
@@ -86,7 +88,7 @@ def fit(model: nn.Sequential, x: Tensor, y: Tensor, trial: ExchangeTrial) -> lis
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
+            scheduler.step()
             sum_of_losses += loss.detach() * len(index)
         losses.append(sum_of_losses.item() / len(x))
     model[1].steps = STEPS

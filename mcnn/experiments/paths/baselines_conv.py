@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from mcnn import data, training
 from mcnn.baselines.evolve import RigL
 from mcnn.baselines.masks import Masked, magnitude, weights
+from mcnn.experiments.paths.baselines import _random, _snip, _synflow
 from mcnn.experiments.paths.common import edges
-from mcnn.experiments.paths.peers import _random, _snip, _synflow
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.generators import sample_paths
 from mcnn.training import nets
@@ -121,16 +121,15 @@ def scale_to(model: nn.Module, masks: Masks) -> None:
 def _few(found: data.Data, n: int) -> data.Data:
     """Keep some of the training images, always the same."""
     order = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(0))
-    chosen = order[:n].to(found.device)
-    few = replace(found.train, images=found.train.images[chosen], labels=found.train.labels[chosen])
-    return replace(found, train=few)
+    return replace(found, train=found.train.part(order[:n].to(found.device)))
 
 
 def _fit(
     model: nn.Module, found: data.Data, trial: PeersConvTrial, masked: Masked | None = None
 ) -> float:
     options = {"epochs": trial.epochs, "batch_size": trial.batch, "seed": trial.seed}
-    training.fit(model, found, on_step=masked, lr=trial.lr, scale=SCALE, **options)
+    on_step = masked.on_step if masked else None
+    training.fit(model, found, on_step=on_step, lr=trial.lr, scale=SCALE, **options)
     return training.evaluate(model, found.test, scale=SCALE).accuracy
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from mcnn import data, training
 from mcnn.baselines.evolve import RigL, Set
 from mcnn.baselines.masks import (
+    apportion,
     edges_of,
     erk_densities,
     fan_in_mask,
     magnitude,
     random_mask,
-    shared_out,
     shuffled,
     weights,
 )
@@ -120,7 +120,7 @@ def _random(
 def _fan_in(model: nn.Module, _: data.Data, total: int, trial: PeersTrial) -> Masks:
     """Give every unit the same number of inputs, up to one."""
     found = weights(model)
-    each = shared_out(total, sum(len(w) for w in found.values()))
+    each = apportion(total, sum(len(w) for w in found.values()))
     masks = {}
     for i, (name, w) in enumerate(found.items()):
         own, each = each[: len(w)], each[len(w) :]

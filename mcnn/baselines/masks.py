@@ -21,10 +21,10 @@ def weights(model: nn.Module) -> dict[str, nn.Parameter]:
         If there are none.
     """
     kinds = (nn.Linear, _ConvNd)
-    found = {name: m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
-    if not found:
+    layers = {name: m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
+    if not layers:
         raise ValueError("the model has no linear or convolutional layer")
-    return found
+    return layers
 
 
 class Masked:
@@ -55,13 +55,13 @@ class Masked:
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        found = weights(model)
+        layers = weights(model)
         self.masks: Masks = {}
         self.gradients: Masks = {}
         for name, mask in masks.items():
-            if name not in found:
-                raise ValueError(f"no layer {name!r}; there are: {', '.join(found)}")
-            weight = found[name]
+            if name not in layers:
+                raise ValueError(f"no layer {name!r}; there are: {', '.join(layers)}")
+            weight = layers[name]
             if mask.shape != weight.shape:
                 shapes = f"{tuple(mask.shape)}, not {tuple(weight.shape)}"
                 raise ValueError(f"layer {name!r}: the mask is {shapes}")
@@ -250,12 +250,12 @@ def edges_of(densities: Sequence[float], sizes: Sequence[int], total: int) -> li
     [2, 2]
     """
     exact = [d * n for d, n in zip(densities, sizes, strict=True)]
-    found = [min(int(e), n) for e, n in zip(exact, sizes, strict=True)]
-    by_rest = sorted(range(len(sizes)), key=lambda i: found[i] - exact[i])
-    room = [i for i in by_rest if found[i] < sizes[i]]
-    for i in room[: total - sum(found)]:
-        found[i] += 1
-    return found
+    edges = [min(int(e), n) for e, n in zip(exact, sizes, strict=True)]
+    by_rest = sorted(range(len(sizes)), key=lambda i: edges[i] - exact[i])
+    room = [i for i in by_rest if edges[i] < sizes[i]]
+    for i in room[: total - sum(edges)]:
+        edges[i] += 1
+    return edges
 
 
 def magnitude(model: nn.Module, edges: int | Mapping[str, int]) -> Masks:

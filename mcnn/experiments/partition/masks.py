@@ -54,14 +54,14 @@ class Masks:
 
     def __call__(self, batch: int) -> list[Tensor]:
         """Return the factors of the next step, [R, 1 or b, n] for each layer."""
-        found = []
+        drawn = []
         for sources in self.layers:
             each = [source(self.step, batch) for source in sources]  # [1 or b, n]
             rows = max(map(len, each))
             stacked = torch.stack([m.expand(rows, -1) for m in each])
-            found.append(stacked.to(self.device))
+            drawn.append(stacked.to(self.device))
         self.step += 1
-        return found
+        return drawn
 
 
 def mask_seed(seed: int, arm: Arm, layer: int) -> int:
@@ -157,8 +157,8 @@ def train_arms(
 
     grouped.fit(models, data, masks, seeds=seed, on_epoch=on_epoch, **options)
     names = [f"{kind} {parts}" for kind, parts in arms]
-    found: dict[str, Any] = {"evaluated": evaluated}
+    metrics: dict[str, Any] = {"evaluated": evaluated}
     for key, accuracies in rows.items():
         by_arm = map(list, zip(*accuracies, strict=True))
-        found[key] = dict(zip(names, by_arm, strict=True))
-    return found
+        metrics[key] = dict(zip(names, by_arm, strict=True))
+    return metrics

@@ -36,20 +36,20 @@ class RunsTrial(Trial):
 
 
 def _run(trial: RunsTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
-    found = replace(found, train=found.train.part(slice(trial.images)))
-    return {f"{k} {p}": _accuracies(trial, (k, p), found, device) for k, p in trial.arms}
+    dataset = data.load(trial.dataset, device=device)
+    dataset = replace(dataset, train=dataset.train.part(slice(trial.images)))
+    return {f"{k} {p}": _accuracies(trial, (k, p), dataset, device) for k, p in trial.arms}
 
 
-def _accuracies(trial: RunsTrial, arm: Arm, found: Data, device: torch.device) -> list[float]:
+def _accuracies(trial: RunsTrial, arm: Arm, dataset: Data, device: torch.device) -> list[float]:
     """Train all runs of an arm together and return their test accuracies."""
     seeds = [trial.seed * trial.runs + i for i in range(trial.runs)]
     networks = [nets.build("mlp", seed=s, widths=trial.widths) for s in seeds]
     models = grouped.Grouped(networks).to(device)
     masks = Masks([(arm, s) for s in seeds], models.widths, device)
     options = {"epochs": trial.epochs, "batch_size": trial.batch_size, "lr": trial.lr}
-    grouped.fit(models, found, masks, seeds=seeds, schedule="cosine", **options)
-    return grouped.accuracy(models, found.test, batch_size=500)
+    grouped.fit(models, dataset, masks, seeds=seeds, schedule="cosine", **options)
+    return grouped.accuracy(models, dataset.test, batch_size=500)
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[RunsTrial]:
@@ -61,7 +61,7 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[RunsTrial]:
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return logarithms of ratios of standard deviations, and differences of means, by group."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     about = {"shared": "shared masks", "dropout": "masks for each example"}
     for parts in sorted({parts for _, parts in records[0].config.arms}):
         for kind, name in about.items():
@@ -72,9 +72,9 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
                 )
                 ratio = math.log(statistics.stdev(theirs) / statistics.stdev(ours))
                 gain = statistics.mean(ours) - statistics.mean(theirs)
-                found.setdefault(f"P = {parts}, {name}: log ratio of sd", []).append(ratio)
-                found.setdefault(f"P = {parts}, {name}: mean difference", []).append(gain)
-    return found
+                readings.setdefault(f"P = {parts}, {name}: log ratio of sd", []).append(ratio)
+                readings.setdefault(f"P = {parts}, {name}: mean difference", []).append(gain)
+    return readings
 
 
 EXPERIMENTS = [

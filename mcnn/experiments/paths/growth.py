@@ -73,12 +73,12 @@ class GrowthTrial(Trial):
 
 
 def _run(trial: GrowthTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     sizes = [n * m for n, m in zip(trial.widths, trial.widths[1:], strict=False)]
     number = paths_for(trial.widths, round(trial.density * sum(sizes)), trial.method, trial.seed)
-    steps = trial.epochs * math.ceil(len(found.train) / BATCH)
+    steps = trial.epochs * math.ceil(len(dataset.train) / BATCH)
     if trial.arm in ("set", "rigl"):
-        return _by_edges(trial, found, number, steps)
+        return _by_edges(trial, dataset, number, steps)
     first = {"alone": trial.part, "grow": PREFIXES[0]}.get(trial.arm, 1.0)
     net = PathMLP(trial.widths, round(first * number), trial.method, trial.seed, device=device)
     before = _described(_graph(net))
@@ -90,10 +90,10 @@ def _run(trial: GrowthTrial, device: torch.device) -> dict[str, Any]:
     trained = Nested(net, trial.seed) if trial.arm == "nested" else net
     on_step = change and partial(changed, change=change)
     options = {"epochs": trial.epochs, "batch_size": BATCH, "seed": trial.seed, **RECIPE}
-    training.fit(trained, found, on_step=on_step, **options)
+    training.fit(trained, dataset, on_step=on_step, **options)
     result = {"paths": number, "before": before, "after": _described(_graph(net))}
-    accuracy = [_accuracy(net, found, p) for p in PREFIXES] if trial.arm == "nested" else []
-    whole = training.evaluate(net, found.test).accuracy
+    accuracy = [_accuracy(net, dataset, p) for p in PREFIXES] if trial.arm == "nested" else []
+    whole = training.evaluate(net, dataset.test).accuracy
     return result | {"accuracy": whole, "accuracy_of_prefixes": accuracy}
 
 
@@ -162,13 +162,13 @@ def changed(step: training.Step, change: Change) -> None:
 
 def first_paths(net: PathMLP) -> list[Tensor]:
     """Return the first path on each edge, int64 [edges] for each layer."""
-    found = []
+    firsts = []
     for layer in net.layers:
         edge = layer.edge_of_path()  # [paths]
         number = torch.arange(len(edge), device=edge.device)
         last = torch.full_like(layer.weight, len(edge), dtype=torch.int64)  # [edges]
-        found.append(last.scatter_reduce(0, edge, number, "amin"))
-    return found
+        firsts.append(last.scatter_reduce(0, edge, number, "amin"))
+    return firsts
 
 
 def narrow(net: PathMLP, first: Sequence[Tensor], paths: int, x: Tensor) -> Tensor:
@@ -193,14 +193,14 @@ def narrow(net: PathMLP, first: Sequence[Tensor], paths: int, x: Tensor) -> Tens
     return torch.func.functional_call(net, kept, (x,))
 
 
-def _accuracy(net: PathMLP, found: data.Data, part: float) -> float:
+def _accuracy(net: PathMLP, dataset: data.Data, part: float) -> float:
     first, few = first_paths(net), round(part * net.paths.shape[1])
 
     class Narrow(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return narrow(net, first, few, x)
 
-    return training.evaluate(Narrow(), found.test).accuracy
+    return training.evaluate(Narrow(), dataset.test).accuracy
 
 
 def _is_time(step: int, steps: int) -> bool:
@@ -229,14 +229,14 @@ def _grow(net: PathMLP, step: int, *, steps: int, paths: int, scale: float) -> N
 # --- training by edges ----------------------------------------------------------------------------
 
 
-def _by_edges(trial: GrowthTrial, found: data.Data, paths: int, steps: int) -> dict[str, Any]:
+def _by_edges(trial: GrowthTrial, dataset: data.Data, paths: int, steps: int) -> dict[str, Any]:
     net = PathMLP(trial.widths, paths, trial.method, trial.seed)
     total = sum(_graph(net).unique)
     if trial.from_paths:
-        model = to_dense_model(net).to(found.device)
+        model = to_dense_model(net).to(dataset.device)
         masks = {name: w != 0 for name, w in weights(model).items()}
     else:
-        model = network(trial.widths, trial.seed).to(found.device)
+        model = network(trial.widths, trial.seed).to(dataset.device)
         shapes = {name: w.shape for name, w in weights(model).items()}
         sizes = [shape.numel() for shape in shapes.values()]
         numbers = edges_of(erk_densities(list(shapes.values()), total / sum(sizes)), sizes, total)
@@ -248,7 +248,7 @@ def _by_edges(trial: GrowthTrial, found: data.Data, paths: int, steps: int) -> d
     often = {"steps": steps, "interval": max(1, steps // CHANGES), "until": UNTIL}
     kind = {"set": Set, "rigl": RigL}[trial.arm]
     masked = kind(model, masks, fraction=trial.share, seed=trial.seed, **often)
-    accuracy = fit_masked(model, found, masked, trial.epochs, trial.seed)
+    accuracy = fit_masked(model, dataset, masked, trial.epochs, trial.seed)
     after = _described(Graph.of_masks(list(masked.masks.values())))
     result = {"paths": paths, "before": before, "after": after}
     return result | {"accuracy": accuracy, "accuracy_of_prefixes": []}

@@ -34,16 +34,16 @@ class TaskTrial(Trial):
 
 def fit(
     model: nn.Module,
-    found: data.Data,
+    dataset: data.Data,
     trial: TaskTrial,
     order: Callable[[int], Tensor] | None = None,
     on_epoch: Callable[[nn.Module, dict[str, Any]], object] | None = None,
 ) -> None:
     """Train in place; ``order`` gives the images of each epoch from zero, by default shuffled."""
-    order = order or (lambda epoch: epoch_order(len(found.train), "shuffled", trial.seed, epoch))
+    order = order or (lambda epoch: epoch_order(len(dataset.train), "shuffled", trial.seed, epoch))
     training.fit(
         model,
-        found,
+        dataset,
         epochs=trial.epochs,
         batch_size=trial.batch_size,
         lr=trial.lr,

@@ -240,7 +240,7 @@ def spot(case):
     case.own_records([line(seed, profile="full") for seed in range(5)])
     status, shown = case.mcnn()
     assert status == 0
-    assert shown.count("agrees") == int(case.words[-1])
+    assert shown.count(" repeats") == int(case.words[-1])
 
 
 def revalidated(case):

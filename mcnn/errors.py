@@ -3,10 +3,20 @@
 The command line prints the message after ``mcnn: error:`` and exits with status 2.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 _FEW = 12  # names that are read at a glance
+
+# Who needs more than the library does, and the modules that come with that extra.
+EXTRAS = {
+    "data": ("platformdirs", "sklearn", "torchvision"),
+    "figures": ("cycler", "matplotlib"),
+    "ledger": ("filelock", "pydantic", "yaml"),
+    "cluster": ("dask", "distributed"),
+    "onnx": ("onnx", "onnxscript"),
+}
 
 
 class McnnError(Exception):
@@ -27,6 +37,38 @@ class TrialError(McnnError):
 
 class UsageError(McnnError, ValueError):
     """A name or an option that does not exist."""
+
+
+class MissingExtraError(UsageError, ImportError):
+    """A package is missing that an extra of this one brings."""
+
+
+@contextmanager
+def naming_extra() -> Iterator[None]:
+    """Import inside of this what an extra brings; if it is missing, the error names the extra.
+
+    Raises
+    ------
+    MissingExtraError
+        For a module of :data:`EXTRAS`; other modules are missing as ever.
+
+    Examples
+    --------
+    >>> with naming_extra():
+    ...     raise ModuleNotFoundError(name="yaml")
+    Traceback (most recent call last):
+        ...
+    mcnn.errors.MissingExtraError: no module yaml, an extra: pip install '.[ledger]' in a checkout
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        for extra, modules in EXTRAS.items():
+            if module in modules:
+                text = f"no module {module}, an extra: pip install '.[{extra}]' in a checkout"
+                raise MissingExtraError(text) from error
+        raise
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> UsageError:

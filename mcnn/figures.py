@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
-from cycler import cycler
 
+from mcnn.errors import naming_extra
 from mcnn.stats import interval
+
+with naming_extra():
+    import matplotlib as mpl
+    from cycler import cycler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,13 +1,24 @@
 """What several tests share: an experiment that costs nothing, and processes that may be killed."""
 
 import multiprocessing
+import os
 import signal
 
 import fake_experiments
 import pytest
 import torch
+from hypothesis import settings
 
 from mcnn.ledger import cli, registry
+
+# How hard properties are tested; HYPOTHESIS_PROFILE chooses, and --hypothesis-profile. In CI runs
+# repeat: what fails there fails here, under the same name.
+settings.register_profile("default", deadline=None, max_examples=50)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=1000)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "default")
+)
 
 
 @pytest.fixture(autouse=True)

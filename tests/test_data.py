@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -351,7 +351,6 @@ def small_split(n=10):
     return Split(images, torch.arange(n), (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(0, 40),
     batch_size=st.integers(1, 12),
@@ -382,7 +381,6 @@ def rows(split):
     return [image.numpy().tobytes() + bytes([label]) for image, label in pairs]
 
 
-@settings(max_examples=25, deadline=None)
 @given(images=st.integers(1, 1436))
 def test_what_is_held_out_and_what_stays_make_the_whole(images):
     whole, parted = mcnn.data.load("digits"), mcnn.data.load("digits", validation=images)

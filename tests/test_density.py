@@ -26,7 +26,6 @@ def rows(n, m, seed=0, dtype=torch.float32):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("order", density.ORDERS)
-@settings(max_examples=25, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 40)),
     samples=st.integers(1, 100),
@@ -143,7 +142,6 @@ def test_jittered_counts_follow_the_samples_they_stand_for():
 
 
 @pytest.mark.parametrize("method", ["iid", "van-der-corput"])
-@settings(max_examples=40, deadline=None)
 @given(shape=st.tuples(st.integers(1, 4), st.integers(1, 50)), samples=st.integers(1, 200))
 def test_samples_are_found_where_the_edges_are_found_among_them(method, shape, samples):
     """Searching for each sample in the edges against searching for each edge in the samples."""
@@ -178,9 +176,7 @@ def loop(monkeypatch):
 
 @pytest.mark.parametrize("method", native.METHODS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 70)),
     samples=st.one_of(st.integers(1, 300), st.integers(1, 10**8)),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -101,7 +101,6 @@ def mean_variance(w, inputs, scale, samples, method="iid"):
     return density.variance(many, inputs / scale, samples, method).mean()
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 12), strength=st.floats(0.01, 2))
 def test_no_scales_beat_the_measured_ones(seed, n, strength):
     w = randn(1, n, seed=seed).double()

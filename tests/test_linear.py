@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -44,7 +44,6 @@ def by_hand(layer, x):
 # --- the layer ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     outputs=st.integers(1, 6),
     inputs=st.integers(1, 9),
@@ -218,7 +217,6 @@ def test_input_of_the_wrong_size_is_named():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 200), units=st.integers(1, 100), data=st.data(), seed=st.integers(0, 99))
 def test_a_unit_has_one_input_of_each_stratum(method, n, units, data, seed):
     k = data.draw(st.integers(1, n))

@@ -2,7 +2,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
@@ -20,7 +20,6 @@ def network(widths, seed, device="cpu", batch=5):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(deadline=None, max_examples=60)
 @given(
     widths=st.lists(st.integers(1, 20), min_size=2, max_size=6),
     seed=st.integers(0, 2**32),

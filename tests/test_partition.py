@@ -11,7 +11,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
@@ -98,7 +98,6 @@ def test_small_registers_visit_every_state_but_zero(width, stride, device):
     assert found[-1] == found[0]
 
 
-@settings(deadline=None)
 @given(data=st.data(), width=st.sampled_from(list(TAPS)), stride=st.integers(1, 70))
 def test_jumps_are_many_ticks(data, width, stride):
     first = data.draw(st.integers(1, 2**width - 1))
@@ -153,7 +152,6 @@ def test_registers_that_are_not_there(arguments, message):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@settings(deadline=None)
 @given(parts=st.integers(2, MAX_PARTS), seed=st.integers(0, 2**63 - 1), start=st.integers(0, 10**6))
 def test_labels_are_the_floor_of_xi_times_parts(source, parts, seed, start):
     bits = SOURCES[source](seed, start, 20, "cpu").tolist()
@@ -164,7 +162,6 @@ def test_labels_are_the_floor_of_xi_times_parts(source, parts, seed, start):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@settings(deadline=None)
 @given(units=st.integers(1, 600), parts=st.integers(2, MAX_PARTS), seed=st.integers(0, 99))
 def test_balanced_parts_differ_by_one(source, units, parts, seed):
     labels = part_labels(units, parts, balanced=True, source=source, seed=seed)
@@ -223,7 +220,6 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(deadline=None, max_examples=60)
 @given(st.fixed_dictionaries(OPTIONS), st.sampled_from([(1,), (7,), (4, 3, 3)]))
 def test_each_unit_takes_its_turn_once_a_cycle(device, options, units):
     layer = DropoutPartition(**options)
@@ -300,7 +296,6 @@ def test_when_parts_are_drawn(redraw, changes, balanced):
     assert layer.numbers_drawn == 40 * (1 + len(changes))
 
 
-@settings(deadline=None)
 @given(parts=st.integers(2, 9), batch=st.integers(1, 30), drop=st.sampled_from(DROPS))
 def test_examples_of_a_batch_share_the_parts_evenly(parts, batch, drop):
     layer = DropoutPartition(parts, drop, per_sample=True, seed=batch)

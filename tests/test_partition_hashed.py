@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
@@ -43,7 +43,6 @@ def masks(shape, parts, steps, seed=0, device="cpu"):
     return torch.stack([drop_part(x, parts, step, seed) == 0 for step in steps])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(2, 256),
     st.sampled_from([(1, 1), (5,), (3, 7), (2, 3, 2, 2)]),
@@ -55,7 +54,6 @@ def test_each_element_is_dropped_exactly_once_a_cycle(parts, shape, seed, cycle)
     assert (found.sum(0) == 1).all()
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 256), st.integers(0, 2**63 - 1), st.integers(0, 1000))
 def test_an_element_is_dropped_when_it_is_its_turn(parts, seed, step):
     turn = parts_of(parts, 3, 7, cycle=step // parts, seed=seed)
@@ -181,7 +179,6 @@ def test_nothing_of_the_size_of_the_batch_is_saved_for_the_backward_pass(dtype, 
     assert torch.equal(x.grad == 0, y == 0)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.integers(2, 256),
     st.sampled_from([(1,), (5,), (3, 7), (2, 3, 4, 5), (40, 33)]),

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcnn.paths import METHODS, Graph, sample_paths, sobol, sobol_dimensions, sobol_network
@@ -37,7 +37,6 @@ def test_all_methods_are_tested():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=40, deadline=None)
 @given(widths=WIDTHS, paths=st.integers(1, 200), seed=SEEDS)
 def test_no_edge_is_useless_and_no_unit_dangles(method, widths, paths, seed):
     found = sample_paths(widths, paths, method, seed)
@@ -54,7 +53,6 @@ def test_no_edge_is_useless_and_no_unit_dangles(method, widths, paths, seed):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=40, deadline=None)
 @given(widths=WIDTHS, paths=st.integers(1, 200), seed=SEEDS, start=st.integers(0, 10_000))
 def test_units_take_turns_where_promised(method, widths, paths, seed, start):
     start = start if method != "sobol" else start % 500
@@ -68,7 +66,6 @@ def test_units_take_turns_where_promised(method, widths, paths, seed, start):
 
 
 @pytest.mark.parametrize("method", ["permutation", "sobol", "lattice"])
-@settings(max_examples=20, deadline=None)
 @given(widths=WIDTHS, k=st.integers(1, 5), seed=SEEDS)
 def test_fan_in_is_constant_where_paths_are_a_multiple(method, widths, k, seed):
     paths = k * torch.tensor(widths).prod().sqrt().ceil().int().item()
@@ -78,7 +75,6 @@ def test_fan_in_is_constant_where_paths_are_a_multiple(method, widths, k, seed):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=20, deadline=None)
 @given(widths=WIDTHS, cut=st.integers(1, 150), seed=SEEDS)
 def test_paths_are_a_sequence(method, widths, cut, seed):
     """Fewer paths are the beginning of more, and pieces make the whole."""
@@ -165,7 +161,6 @@ def test_points_are_those_of_scipy():
     assert all(known.get(5000 + i, v) == v for i, v in enumerate(x.tolist()))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     digits=st.lists(st.integers(0, 7), min_size=2, max_size=5),
     bits=st.integers(0, 12),
@@ -190,7 +185,6 @@ def test_neighbouring_dimensions_may_hit_half_of_the_edges_twice():
     assert {full[d] for d in half} == {1 << 15}
 
 
-@settings(max_examples=25, deadline=None)
 @given(digits=st.lists(st.integers(1, 11), min_size=2, max_size=7), bits=st.integers(0, 22))
 def test_the_choice_of_dimensions_reaches_what_can_be_reached(digits, bits):
     """No choice can have more distinct edges, or connect more than its kernels span.
@@ -234,7 +228,6 @@ def test_a_random_mask_dangles_and_the_graph_says_where():
         _ = graph.collisions
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), density=st.floats(0.02, 0.6))
 def test_useless_edges_are_those_that_matrices_find(seed, density):
     generator = torch.Generator().manual_seed(seed)

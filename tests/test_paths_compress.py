@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -57,7 +57,6 @@ def test_every_weight_is_unbiased_given_visits(method, fold):
 
 @pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=25, deadline=None)
 @given(
     widths=st.lists(st.integers(1, 12), min_size=2, max_size=5),
     paths=st.integers(1, 300),

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcnn import data, training
@@ -140,7 +140,6 @@ def test_growth_ends_with_all_paths_at_three_quarters():
     assert torch.equal(net.paths, PathMLP(WIDTHS, 100, "uniform", 2).paths)
 
 
-@settings(max_examples=20, deadline=None)
 @given(paths=st.integers(1, 40), seed=st.integers(0, 99))
 def test_a_narrow_network_is_that_of_the_first_paths(paths, seed):
     net = PathMLP(WIDTHS, 40, "uniform", seed)
@@ -157,7 +156,6 @@ def test_a_narrow_network_is_that_of_the_first_paths(paths, seed):
     torch.testing.assert_close(found, small(x))
 
 
-@settings(max_examples=20, deadline=None)
 @given(total=st.integers(3, 100), seed=st.integers(0, 99))
 def test_as_many_paths_as_the_edges_allow(total, seed):
     def distinct(n):

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -238,7 +238,6 @@ def test_networks_nest():
 
 
 @pytest.mark.parametrize("duplicates", ["merge", "keep"])
-@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), rounds=st.integers(1, 4), paths=st.integers(1, 30))
 def test_exchanging_paths_never_disconnects(duplicates, seed, rounds, paths):
     from mcnn.paths import Graph

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,7 +33,6 @@ F64 = torch.float64
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 70), d=st.integers(1, 12), seed=st.integers(0, 2**63 - 1))
 def test_numbers_are_in_the_unit_cube_and_follow_the_seed(source, n, d, seed):
     x = numbers(n, d, source, seed)
@@ -81,7 +80,6 @@ def _prime_lattice(n):
     return range(p)
 
 
-@settings(deadline=None)
 @given(blocks=st.lists(st.integers(1, 40), min_size=1, max_size=5), seed=st.integers(0, 1000))
 @pytest.mark.parametrize("source", ["random", "lfsr", "sobol"])
 def test_a_stream_goes_on_where_it_was(source, blocks, seed):
@@ -194,7 +192,6 @@ def test_low_discrepancy_weights_match_the_variance_of_every_neuron():
 # --- orders -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 400), seed=st.integers(0, 2**62), epoch=st.integers(0, 9))
 @pytest.mark.parametrize("method", ORDERS)
 def test_orders_visit_every_image_once(method, n, seed, epoch):

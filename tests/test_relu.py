@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torchvision import models
@@ -67,7 +67,6 @@ def test_exact_maximum_where_only_all_pairs_of_bfloat16_found_it_wrong_before():
     assert relu.maximum(x, y) == y
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.floats(width=32, allow_nan=False), st.floats(width=32, allow_nan=False))
 def test_exact_maximum_of_any_floats(x, y):
     x, y = torch.tensor([x]), torch.tensor([y])
@@ -155,7 +154,6 @@ def image(shape, seed, dtype=torch.float32, ends=False):
     return x.to(dtype)
 
 
-@settings(deadline=None, max_examples=150)
 @given(window_arguments(), st.integers(1, 9), st.integers(1, 9), SEEDS, st.booleans())
 def test_pooling_is_that_of_torch(window, height, width, seed, ends):
     x = image((2, 3, height, width), seed, ends=ends)
@@ -168,7 +166,6 @@ def test_pooling_is_that_of_torch(window, height, width, seed, ends):
         assert same(relu.max_pool2d(x, **window), want)
 
 
-@settings(deadline=None, max_examples=50)
 @given(window_arguments(), SEEDS)
 def test_gradient_is_that_of_torch_also_at_ties(window, seed):
     gradients = []
@@ -290,7 +287,6 @@ def half_space(seed, dimension, dtype=torch.float64, points=64):
     return x, normal, offset
 
 
-@settings(deadline=None, max_examples=100)
 @given(SEEDS, st.integers(1, 40), st.floats(-200, 200))
 def test_projection_onto_half_space(seed, dimension, exponent):
     x, normal, offset = half_space(seed, dimension)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import linear
 
@@ -107,7 +107,6 @@ def test_jumps_between_layers_cost_no_accuracy(solver):
     torch.testing.assert_close(net(a), expected, rtol=0, atol=atol)
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), fraction=st.floats(0.05, 1.0))
 def test_parabolic_never_grows_below_the_bound(seed, fraction):
     net = ResidualODE(5, 9, steps=6, structure="parabolic", bias=False, seed=seed).double()
@@ -126,7 +125,6 @@ def test_parabolic_bound_is_sharp():
     assert grows == [False, True]
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_parabolic_with_biases_moves_no_two_states_apart(seed):
     net = ResidualODE(5, 9, steps=6, structure="parabolic", seed=seed).double()

@@ -37,7 +37,7 @@ from mcnn.data import checked, ilsvrc12, readers
 from mcnn.data.cache import cache_path
 from mcnn.data.split import SCALES, Data, Split
 from mcnn.data.table import DATASETS, Dataset
-from mcnn.errors import DataError, unknown
+from mcnn.errors import DataError, UsageError, naming_extra, unknown
 
 __all__ = ["DATASETS", "SCALES", "Data", "Dataset", "Split", "Status", "download", "load", "status"]
 
@@ -169,11 +169,16 @@ def _places(name: str, root: Path | str | None) -> list[Path]:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     if name == "digits":
-        return [Path(importlib.util.find_spec("sklearn").origin).parent]
+        with naming_extra():
+            if (package := importlib.util.find_spec("sklearn")) is None:
+                raise ModuleNotFoundError(name="sklearn")
+        return [Path(package.origin).parent]
     if root is not None:
         return [Path(root).expanduser()]
+    with naming_extra():
+        cache = cache_path()
     chosen = os.environ.get("MCNN_DATA")
-    return [Path(chosen).expanduser(), cache_path()] if chosen else [cache_path()]
+    return [Path(chosen).expanduser(), cache] if chosen else [cache]
 
 
 def _find(name: str, root: Path | str | None) -> Path | None:
@@ -190,7 +195,8 @@ def _fetch(name: str, root: Path | str | None) -> Path:
         raise DataError(_missing(name, root))
     try:
         place.mkdir(parents=True, exist_ok=True)
-        fetch(place)
+        with naming_extra():
+            fetch(place)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{DATASETS[name].title} could not be downloaded to {place} ({_one_line(error)}); "
@@ -225,16 +231,17 @@ def _one_line(text: object) -> str:
 
 def _read(name: str, folder: Path) -> Data:
     known = DATASETS[name]
-    try:
-        if name == "ilsvrc12":
-            train, test, classes = ilsvrc12.load(folder)
-            mark = ilsvrc12.fingerprint(train, test)
-        else:
-            parts = known.sources[folder.name](folder)
-            train, test = (Split(*pair, known.mean, known.std) for pair in parts)
-            classes, mark = known.classes, readers.fingerprint(parts)
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise _damaged(name, folder, error) from error
+    with naming_extra():
+        try:
+            if name == "ilsvrc12":
+                train, test, classes = ilsvrc12.load(folder)
+                mark = ilsvrc12.fingerprint(train, test)
+            else:
+                parts = known.sources[folder.name](folder)
+                train, test = (Split(*pair, known.mean, known.std) for pair in parts)
+                classes, mark = known.classes, readers.fingerprint(parts)
+        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise _damaged(name, folder, error) from error
     for split, size, part in zip((train, test), known.sizes, ("training", "test"), strict=True):
         if split is not None and len(split) != size:
             raise _damaged(name, folder, f"{len(split)} {part} images instead of {size}")

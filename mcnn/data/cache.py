@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 
 from mcnn.data.readers import Parts, fingerprint
 
@@ -46,6 +45,8 @@ def signature(folder: Path) -> str:
 
 def cache_path() -> Path:
     """Return the user's cache folder of this package."""
+    from platformdirs import user_cache_path  # an extra, which only those who load data need
+
     return user_cache_path("mcnn", appauthor=False)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcnn import __version__
-from mcnn.errors import McnnError, UsageError, unknown
+from mcnn.errors import McnnError, UsageError, naming_extra, unknown
 from mcnn.ledger.project import PROFILES
 
 _RUN = """examples:
@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        status = args.command(args)
+        with naming_extra():
+            status = args.command(args)
         sys.stdout.flush()  # a pipe that is closed shows itself here at the latest
         return status
     except KeyboardInterrupt:

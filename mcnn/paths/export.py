@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mcnn.errors import unknown
+from mcnn.errors import naming_extra, unknown
 from mcnn.paths.nets import PathMLP
 from mcnn.sparse.layer import SparseLayer, SparseLinear
 
@@ -118,24 +118,24 @@ def export_onnx(model: nn.Module, example: Tensor, file: str | Path, form: str =
 
     Raises
     ------
-    ImportError
-        Without the packages onnx and onnxscript.
+    MissingExtraError
+        Without the packages onnx and onnxscript; an ``ImportError``, too.
     ValueError
         For an unknown form, or a convolution of paths with ``"gather"``.
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
-    batch = torch.export.Dim("batch")
-    torch.onnx.export(
-        FORMS[form](model),
-        (example,),
-        str(file),
-        input_names=["x"],
-        output_names=["y"],
-        dynamic_shapes=({0: batch},),
-        dynamo=True,
-        verbose=False,
-    )
+    with naming_extra():
+        torch.onnx.export(
+            FORMS[form](model),
+            (example,),
+            str(file),
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
 
 
 @dataclass(frozen=True)

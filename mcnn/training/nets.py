@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcnn.errors import DataError, unknown
+from mcnn.errors import DataError, naming_extra, unknown
 
 Shape = tuple[int, int, int]
 
@@ -195,7 +195,8 @@ def alexnet(weights: str | None = None, classes: int = 1000, dropout: float = 0.
     ValueError
         For unknown weights, or a number of classes that they do not have.
     """
-    from torchvision import models  # takes seconds, and no other network needs it
+    with naming_extra():
+        from torchvision import models  # takes seconds, and no other network needs it
 
     try:
         return models.alexnet(weights=weights, num_classes=classes, dropout=dropout)

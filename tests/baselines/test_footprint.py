@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -93,7 +93,6 @@ def test_bad_footprints_are_named(arguments, names):
 # --- paths through a LeNet ------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
 @given(
     paths=st.integers(1, 60),
     method=st.sampled_from(["uniform", "sobol", "permutation"]),
@@ -114,7 +113,6 @@ def test_no_weight_of_a_path_is_useless(paths, method, single, seed):
         )
 
 
-@settings(max_examples=15, deadline=None)
 @given(edges=st.integers(1, 60), seed=st.integers(0, 99))
 def test_useless_weights_are_those_of_the_graph(edges, seed):
     shapes = {"a": (9, 12), "b": (7, 9), "c": (10, 7)}

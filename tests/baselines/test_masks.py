@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -36,7 +36,6 @@ def total(masks):
 # --- masks --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     share=st.floats(0, 1),
@@ -59,7 +58,6 @@ def test_random_masks_use_all_places_alike():
     assert z.abs().max() < 4
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     rows=st.integers(1, 12),
     inputs=st.integers(1, 12),
@@ -72,7 +70,6 @@ def test_fan_in_is_that_of_every_row(rows, inputs, share, seed):
     assert baselines.fan_in_mask((rows, inputs), wanted, seed).sum(1).tolist() == wanted
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     widths=st.lists(st.integers(1, 60), min_size=2, max_size=6),
     density=st.floats(0.001, 1),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcnn.paths import METHODS, PathLinear, sample_paths
@@ -14,7 +14,6 @@ def randn(*shape, seed=0, **options):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), **options)
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     n=st.integers(1, 20),
     m=st.integers(1, 20),

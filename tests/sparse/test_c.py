@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -44,7 +44,6 @@ def derivatives(multiply, x, w, bias, grad):
     return [y.detach(), *torch.autograd.grad(y, inputs, grad)]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 40),
     m=st.integers(1, 40),
@@ -75,7 +74,6 @@ def test_loops_compute_what_matrices_do(n, m, batch, paths, merge, relu, seed):
     torch.testing.assert_close(dots, want, rtol=1e-5, atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     digits=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     more=st.integers(1, 4),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcnn.paths import METHODS, PathLinear, sample_paths
@@ -23,7 +23,6 @@ def randn(*shape, seed=0, **options):
 # --- edges ----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     n=st.integers(1, 20),
     m=st.integers(1, 20),
@@ -86,7 +85,6 @@ def test_operands_are_cast_only_where_autocast_lets_them():
 # --- blocks ---------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     digits=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     more=st.integers(1, 4),

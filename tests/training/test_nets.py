@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -75,7 +75,6 @@ def test_number_of_parameters_and_of_logits(name, options, shape, size, device):
     assert logits.shape == (2, 1000 if name == "alexnet" else 10)
 
 
-@settings(max_examples=30, deadline=None)
 @given(widths=st.lists(st.integers(1, 9), min_size=2, max_size=5), bias=st.booleans())
 def test_mlp_is_the_talks_forward_pass(widths, bias):
     model = nets.build("mlp", widths=widths, bias=bias)

@@ -14,7 +14,7 @@ from mcnn.stats import interval
 # The claims of the talk; other readings of one may stand apart, as ILSVRC12 for want of images.
 IDS = """
 nutshell-backprop relu-leaky relu-abs relu-max relu-maxpool relu-halfspace
-residual-euler residual-solver integral-relu integral-rate integral-rl integral-noise
+residual-euler residual-solver integral-relu integral-kink integral-rate integral-rl integral-noise
 partition-table partition-variance partition-curve partition-coverage partition-random
 density-unbiased density-mnist density-ternary density-conv linear-cost linear-fc
 paths-guarantee paths-coverage paths-dangling-none paths-accuracy paths-after paths-cost

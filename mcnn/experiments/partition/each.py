@@ -8,7 +8,7 @@ every element of a batch has a part of its own, and what ``nn.Dropout`` does.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,9 +27,13 @@ KINDS = ("partition", "dropout")
 
 @dataclass(frozen=True, kw_only=True)
 class EachTrial(Trial):
-    """LeNet-5 trained a little without masks, and the means over P masks that are drawn."""
+    """LeNet-5 trained a little without masks, and the means over P masks that are drawn.
+
+    It is trained on the first ``images``.
+    """
 
     dataset: str = "cifar10"
+    images: int = 20_000
     epochs: int = 1
     batch_size: int = 128
     parts: tuple[int, ...] = (2, 3, 5, 9)
@@ -46,6 +50,8 @@ def _layers(kind: str, parts: int, seed: int) -> list[nn.Module]:
 
 def _run(trial: EachTrial, device: torch.device) -> dict[str, Any]:
     found = data.load(trial.dataset, device=device)
+    images, labels = (t[: trial.images] for t in (found.train.images, found.train.labels))
+    found = replace(found, train=replace(found.train, images=images, labels=labels))
     model = nets.build("lenet5", seed=trial.seed, shape=found.shape).to(device)
     options = {"lr": 0.01, "schedule": "constant", "scale": "standard"}
     training.fit(model, found, epochs=trial.epochs, seed=trial.seed, **options)

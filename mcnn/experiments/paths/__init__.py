@@ -3,6 +3,7 @@
 from mcnn.experiments.paths import (
     accuracy,
     after,
+    chain,
     cost,
     dangling,
     growth,
@@ -20,6 +21,7 @@ EXPERIMENTS = [
     *accuracy.EXPERIMENTS,
     *rate.EXPERIMENTS,
     *after.EXPERIMENTS,
+    *chain.EXPERIMENTS,
     *cost.EXPERIMENTS,
     *dangling.EXPERIMENTS,
     *peers.EXPERIMENTS,

@@ -105,25 +105,20 @@ def _run(trial: KinkTrial, device: torch.device) -> dict[str, Any]:
     return metrics
 
 
-_GRIDS = {2: tuple(4**k for k in range(2, 8)), 8: (2**8, 3**8, 4**8)}
+_POWERS = tuple(2**k for k in range(4, 15))
+_SIZES = {1: _POWERS, 2: _POWERS, 8: _POWERS[::2]}
+_GRIDS = {1: _POWERS, 2: tuple(4**k for k in range(2, 8)), 8: (2**8, 3**8)}
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[KinkTrial]:
-    grids = {1: KinkTrial.grids, **_GRIDS}
-    if profile == "full":
-        return [KinkTrial(dimension=d, grids=grids[d], seed=s) for d in grids for s in seeds]
-    sizes = KinkTrial.sizes[:7]
-    return [
-        KinkTrial(
-            dimension=d,
-            sizes=sizes,
-            grids=tuple(n for n in grids[d] if n <= 3**8)[:4],
-            replicates=16,
-            seed=s,
-        )
-        for d in grids
-        for s in seeds
-    ]
+    few = {} if profile == "full" else {"replicates": 16}
+    most = 2**14 if profile == "full" else 2**10
+    found = []
+    for d, sizes in _SIZES.items():
+        grids = _GRIDS[d] if d == 8 else tuple(n for n in _GRIDS[d] if n <= most)
+        cases = {"sizes": tuple(n for n in sizes if n <= most), "grids": grids}
+        found += [KinkTrial(dimension=d, seed=seed, **cases, **few) for seed in seeds]
+    return found
 
 
 def theory(method: str, d: int, kind: str) -> float | None:

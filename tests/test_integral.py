@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mcnn import integral
+from mcnn.experiments.integral import kink
 from mcnn.integral import layer as layers
-from mcnn.integral import learning, noise, regroup, transport
+from mcnn.integral import learning, noise, randomised, regroup, transport
 from mcnn.integral.kernels import Fourier, Kernel, Perceptron, Readout, cosines
 from mcnn.integral.layer import ClassBias, CosineBias, IntegralLayer, IntegralNet
 from mcnn.integral.nodes import RULES, nodes
@@ -459,3 +461,57 @@ def test_impossible_regression_is_refused(call, message):
 
 def test_the_package_offers_what_it_lists():
     assert all(hasattr(integral, name) for name in integral.__all__)
+
+
+# Points whose error can be averaged
+
+
+def test_nested_permutations_keep_what_digits_share_and_are_all_as_likely():
+    p = randomised.nested_permutations(5, 3, seed=1)
+    numbers = torch.arange(32)
+    for k in range(6):  # the leading k digits of the image depend on those of the number alone
+        leading = p >> (5 - k)
+        for one in leading:
+            assert all(len(one[numbers >> (5 - k) == i].unique()) == 1 for i in range(1 << k))
+    assert torch.equal(p.sort(1).values, numbers.expand(3, -1))
+    pairs = Counter(
+        tuple(map(tuple, randomised.nested_permutations(2, 2, seed).tolist()))
+        for seed in range(6400)
+    )
+    assert len(pairs) == 64  # eight trees in either dimension, independent
+    assert max(abs(n - 100) for n in pairs.values()) < 50  # five standard deviations
+
+
+def test_nested_sobol_points_are_a_net_and_uniform():
+    x = randomised.nested_sobol(64, 2, seed=3)
+    assert x.dtype == F64
+    for a in range(7):  # one point in every elementary box of area 1/64
+        boxes = (x * torch.tensor([2.0**a, 2.0 ** (6 - a)])).long()
+        assert len((boxes[:, 0] * 64 + boxes[:, 1]).unique()) == 64
+    many = torch.stack([randomised.nested_sobol(4, 2, seed) for seed in range(4000)])
+    assert (many.mean(0) - 0.5).abs().max() < 5 * (1 / 12 / 4000) ** 0.5
+    assert (many.var(0) * 12 - 1).abs().max() < 0.1
+
+
+def test_nested_sobol_takes_powers_of_two():
+    for n in (0, 3, 1 << 21):
+        with pytest.raises(ValueError, match="power of two"):
+            randomised.nested_sobol(n, 1)
+
+
+def test_nested_scrambling_has_the_variance_of_theory_for_x():
+    # One uniform point in each of n cells: for f(x) = x the variance is 1 / (12 n³).
+    means = torch.stack([randomised.nested_sobol(32, 1, seed).mean() for seed in range(3000)])
+    assert means.var().item() * 12 * 32**3 == pytest.approx(1, abs=0.12)
+
+
+@pytest.mark.parametrize("d", [1, 2, 8])
+def test_the_rules_of_the_kink_experiment_are_without_bias(d):
+    trial = kink.KinkTrial(dimension=d, seed=5)
+    integrands = kink._Integrands(d, trial.seed)
+    exact = torch.stack([ridge.exact(integrands.y) for ridge in integrands.ridges])
+    for method in kink.METHODS:
+        draws = kink._draws(method, 4**d if d < 8 else 256, d, range(300))
+        found = torch.stack([integrands.means(x)[:2] for x in draws])
+        error = found.std(0) / len(found) ** 0.5
+        assert ((found.mean(0) - exact).abs() < 5 * error + 1e-9).all(), method

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mcnn import data, training
-from mcnn.experiments.partition import calibration, coverage, curve, runs, table, variance
+from mcnn.experiments.partition import calibration, coverage, curve, each, runs, table, variance
 from mcnn.experiments.partition.masks import KINDS, Masks, mask_seed, train_arms
 from mcnn.partition import DropoutPartition, part_labels
 from mcnn.training import nets
@@ -298,3 +298,17 @@ def test_runs_of_a_group_are_those_of_networks_alone(digits, monkeypatch):
     alone = [runs._run(t, torch.device("cpu"))["dropout 3"][0] for t in each]
     assert both == pytest.approx(alone, abs=0.004)
     assert both[0] != both[1]
+
+
+@pytest.mark.parametrize("kind", each.KINDS)
+def test_layers_of_either_kind_have_a_mask_for_each_example_at_the_same_rate(kind):
+    first, second = each._layers(kind, 4, seed=3)
+    x = torch.ones(64, 200)
+    steps = torch.stack([first(x) for _ in range(4)])  # [4, b, n]
+    assert steps.unique().tolist() == [0, pytest.approx(4 / 3)]
+    dropped = steps == 0
+    assert dropped.float().mean().item() == pytest.approx(1 / 4, abs=0.01)
+    assert not torch.equal(dropped[0, 0], dropped[0, 1]), "examples share a mask"
+    assert not torch.equal(dropped[0], second(x) == 0), "layers share a mask"
+    once = dropped.sum(0)
+    assert (once == 1).all() if kind == "partition" else once.max() > 1

@@ -1,6 +1,7 @@
 """Residual layers as differential equations: closed forms, invariants, orders, gradients."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import linear
 
+from mcnn.experiments.residual import common
 from mcnn.profiling import SavedBytes
 from mcnn.residual import ADAPTIVE, ORDERS, SOLVERS, STRUCTURES, WEIGHTS, ResidualODE
 from mcnn.residual.fields import Schedule, Weight
@@ -349,3 +351,19 @@ def test_an_adaptive_solver_that_gets_stuck_says_so():
         net.field.outer.knots[0].copy_(net.field.inner.weight.knots[0].T)
     with pytest.raises(ArithmeticError, match="dopri5 got stuck"):
         net(torch.ones(1, 2) * 10)
+
+
+def test_what_is_measured_of_solvers_that_stay_and_that_are_exchanged():
+    def record(training, accuracy, exchanged):
+        trial = common.ExchangeTrial(seed=1, training=training)
+        tested = {s: [0.9] * len(counts) for s, counts in common.TESTED.items()} | exchanged
+        return SimpleNamespace(config=trial, metrics={"accuracy": accuracy, "exchanged": tested})
+
+    coarse = [0.1, 0.1, 0.1, 0.3, 0.4, 0.5, 0.85, 0.9]  # Euler's method with 1 to 128 steps
+    found = [record("euler", 0.8, {}), record("rk4", 0.95, {"euler": coarse})]
+    name = "layers weights, RK4, 8 steps"
+    (value,) = common.measure_solver(found)[f"{name}: minus Euler, 8 steps"]
+    assert value == pytest.approx(0.15)
+    change = common.measure_exchange(found)
+    assert change[f"{name}: worst of fine solvers"] == [pytest.approx(-0.1)]
+    assert change[f"{name}: worst of all with 8 steps or more"] == [pytest.approx(-0.65)]

@@ -37,7 +37,7 @@ from mcnn.data import checked, ilsvrc12, readers
 from mcnn.data.cache import cache_path
 from mcnn.data.split import SCALES, Data, Split
 from mcnn.data.table import DATASETS, Dataset
-from mcnn.errors import DataError, UsageError, naming_extra, unknown
+from mcnn.errors import DataError, naming_extra, unknown
 
 __all__ = ["DATASETS", "SCALES", "Data", "Dataset", "Split", "Status", "download", "load", "status"]
 

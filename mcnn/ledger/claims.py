@@ -95,7 +95,7 @@ class Claim(_Strict):
     metric: str
     quantity: str
     better: Better | None = None
-    experiment: str
+    experiment: str | tuple[str, ...]
     where: dict[str, str] = {}
     needs: str | None = None
     seeds: PositiveInt
@@ -128,6 +128,11 @@ class Claim(_Strict):
     def chapter(self) -> str:
         """Stem of the chapter."""
         return self.id.partition("-")[0]
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """The experiment, or those whose values are pooled."""
+        return (self.experiment,) if isinstance(self.experiment, str) else self.experiment
 
 
 @dataclass(frozen=True)
@@ -220,20 +225,28 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
     A verdict needs every trial that the experiment lists for its own seeds, and counts no other:
     seeds that are added until a verdict turns would be chosen by the result.
     Where a trial has only a record of older code, the verdict is *stale*.
+    Runs of a claim are pooled where it names several experiments, which must have one measure.
     """
     known = registry.all_experiments()
-    if claim.experiment not in known:
+    pooled = [known[name] for name in claim.experiments if name in known]
+    if len(pooled) < len(claim.experiments):
         return Judgement(claim, "not run", claim.needs or "the experiment is not written yet")
-    experiment = known[claim.experiment]
-    if claim.id not in experiment.measures or not (claim.tests or claim.report):
+    measures = {experiment.measures.get(claim.id) for experiment in pooled}
+    if None in measures or not (claim.tests or claim.report):
         return Judgement(claim, "not run", claim.needs or "the test is not written yet")
-    trials = [
-        t for t in experiment.trials("full", experiment.seeds["full"]) if _matches(t, claim.where)
-    ]
-    wanted = {experiment.key("full", trial) for trial in trials}
-    if not wanted:
-        raise UsageError(f"claim {claim.id}: no trial of {experiment.name} is like {claim.where}")
-    held = [r for r in records.read(experiment, results) if r.key in wanted]
+    if len(measures) > 1:
+        names = ", ".join(claim.experiments)
+        raise UsageError(f"claim {claim.id}: {names} have different measures: pool one measure")
+    wanted, held = set(), []
+    for experiment in pooled:
+        listed = experiment.trials("full", experiment.seeds["full"])
+        keys = {experiment.key("full", t) for t in listed if _matches(t, claim.where)}
+        if not keys:
+            raise UsageError(
+                f"claim {claim.id}: no trial of {experiment.name} is like {claim.where}"
+            )
+        wanted |= keys
+        held += [r for r in records.read(experiment, results) if r.key in keys]
     fresh = [r for r in held if not r.stale]
     missing = wanted - {r.key for r in fresh}
     if missing:
@@ -243,7 +256,8 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
             return Judgement(claim, "stale", reason, records=len(fresh))
         reason = claim.needs or f"{len(missing)} of {len(wanted)} trials have no record"
         return Judgement(claim, "not run", reason, records=len(fresh))
-    return decide(claim, experiment.measures[claim.id](fresh), len(fresh))
+    (measure,) = measures
+    return decide(claim, measure(fresh), len(fresh))
 
 
 def _matches(trial: object, where: Mapping[str, str]) -> bool:

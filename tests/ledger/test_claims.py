@@ -1,10 +1,11 @@
 """Claims: their file, and the verdict on every side of every threshold."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import yaml
-from fake_experiments import NAME, line
+from fake_experiments import NAME, FakeTrial, line
 
 from mcnn.errors import UsageError
 from mcnn.ledger import claims, cli, project, records, registry, verdicts
@@ -14,10 +15,11 @@ from mcnn.stats import interval
 # The claims of the talk; other readings of one may stand apart, as ILSVRC12 for want of images.
 IDS = """
 nutshell-backprop relu-leaky relu-abs relu-max relu-maxpool relu-halfspace
-residual-euler residual-solver integral-relu integral-rate integral-rl integral-noise
+residual-euler residual-solver integral-relu integral-kink integral-rate integral-rl integral-noise
 partition-table partition-variance partition-curve partition-coverage partition-random
 density-unbiased density-mnist density-ternary density-conv linear-cost linear-fc
-paths-guarantee paths-accuracy paths-after paths-cost
+paths-guarantee paths-coverage paths-dangling-none paths-chain paths-accuracy paths-after
+paths-cost
 """
 
 ENTRY = {
@@ -61,16 +63,16 @@ def test_every_claim_of_the_talk_is_there():
     assert found.keys() >= set(IDS.split())
     for name, one in found.items():
         assert one.notebook == f"notebooks/{name.partition('-')[0]}.ipynb"
-        assert one.experiment.startswith(one.chapter + "-")
+        assert all(e.startswith(one.chapter + "-") for e in one.experiments)
 
 
 def test_claims_that_can_be_judged_have_what_judges_them():
     known = registry.all_experiments()
     for name, one in claims.load().items():
-        if one.tests and one.experiment in known:
-            experiment = known[one.experiment]
-            assert name in experiment.measures
-            assert len(experiment.seeds["full"]) >= one.seeds
+        if one.tests and known.keys() >= set(one.experiments):
+            pooled = [known[e] for e in one.experiments]
+            assert len({experiment.measures[name] for experiment in pooled}) == 1
+            assert sum(len(experiment.seeds["full"]) for experiment in pooled) >= one.seeds
     measured = {name for experiment in known.values() for name in experiment.measures}
     assert measured <= claims.load().keys(), "measured, but no claim"
 
@@ -358,10 +360,33 @@ def test_seeds_beyond_the_protocol_do_not_count(tmp_path, fake):
     assert found.results[0].estimate == interval(expected)
 
 
+def test_runs_of_one_measure_are_pooled_and_of_two_are_refused(tmp_path, fake, monkeypatch):
+    again = replace(fake, name="fake-again", seeds={"full": range(7, 9)})
+    monkeypatch.setitem(registry.all_experiments(), again.name, again)
+    both = {"experiment": [NAME, again.name], "where": {"size": "3"}, "seeds": 5}
+    record(tmp_path, *(full(seed) for seed in range(3)))
+    found = judge(tmp_path, **both)
+    assert (found.verdict, found.reason) == ("not run", "2 of 5 trials have no record")
+    second = [
+        full(seed, experiment=again.name, hash=again.key("full", FakeTrial(seed=seed)))
+        for seed in (7, 8)
+    ]
+    records.append(second, records.path(again.name, tmp_path))
+    found = judge(tmp_path, **both)
+    assert (found.verdict, found.values, found.records) == ("reproduced", 5, 5)
+    totals = [r.metrics["total"] for n in (NAME, again.name) for r in records.read(n, tmp_path)]
+    assert found.results[0].estimate == interval(totals)
+    other = replace(again, measures={"fake-claim": lambda found: {"three": [0.0]}})
+    monkeypatch.setitem(registry.all_experiments(), again.name, other)
+    with pytest.raises(UsageError, match="fake-sum, fake-again have different measures"):
+        judge(tmp_path, **both)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"experiment": "fake-unwritten"}, "the experiment is not written yet"),
+        ({"experiment": [NAME, "fake-unwritten"]}, "the experiment is not written yet"),
         ({"tests": []}, "the test is not written yet"),
         ({"id": "fake-other"}, "the test is not written yet"),
         ({"experiment": "fake-unwritten", "needs": "a telescope"}, "a telescope"),

@@ -1,10 +1,20 @@
 """Experiments of the chapter on partitions instead of dropout."""
 
-from mcnn.experiments.partition import again, calibration, coverage, curve, runs, table, variance
+from mcnn.experiments.partition import (
+    again,
+    calibration,
+    coverage,
+    curve,
+    each,
+    runs,
+    table,
+    variance,
+)
 
 EXPERIMENTS = [
     *coverage.EXPERIMENTS,
     *variance.EXPERIMENTS,
+    *each.EXPERIMENTS,
     *table.EXPERIMENTS,
     *curve.EXPERIMENTS,
     *runs.EXPERIMENTS,

@@ -57,15 +57,14 @@ def _whole_trials(profile: str, seeds: Sequence[int]) -> list[CurveTrial]:
 
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
-    """Return partition minus dropout with shared masks, one value a seed."""
+    """Return partition minus dropout with shared masks, one value a seed, of the arms there are."""
     about = {"on": "masks on", "off": "masks off", "test": "test"}
     readings: dict[str, list[float]] = {}
     for key, name in about.items():
-        for parts in (2, 3):
-            for record in records:
-                ours, theirs = (
-                    record.metrics[key][f"{k} {parts}"] for k in ("partition", "shared")
-                )
+        for record in records:
+            of = record.metrics[key]
+            for parts in (p for p in (2, 3) if f"partition {p}" in of):
+                ours, theirs = (of[f"{kind} {parts}"] for kind in ("partition", "shared"))
                 difference = sum(ours) / len(ours) - sum(theirs) / len(theirs)
                 readings.setdefault(f"P = {parts}, {name}", []).append(difference)
                 last = readings.setdefault(f"P = {parts}, {name}, last epoch", [])

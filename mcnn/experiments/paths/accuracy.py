@@ -127,7 +127,10 @@ def crossing(grid: Sequence[int], relative: Sequence[float], level: float) -> fl
 
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
-    """Return, for each data set, where uniform paths reach the levels; beside it, accuracies."""
+    """Return, for each data set, where uniform paths reach the levels; beside it, accuracies.
+
+    Paths a pixel are counted in powers of two: their grid doubles, and so do the steps of a seed.
+    """
     accuracies: dict[str, dict[tuple[str, int, int], float]] = {}
     for r in records:
         c = r.config
@@ -139,9 +142,11 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
         for dataset, group in accuracies.items():
             seeds = sorted({seed for _, _, seed in group})
             grid = sorted({n for method, n, _ in group if method == "uniform"})
+            relative = [
+                [group["uniform", n, s] / group["dense", 0, s] for n in grid] for s in seeds
+            ]
             readings[f"{dataset}: {level:.0%} of dense"] = [
-                crossing(grid, [group["uniform", n, s] / group["dense", 0, s] for n in grid], level)
-                for s in seeds
+                math.log2(crossing(grid, values, level)) for values in relative
             ]
     for dataset, group in accuracies.items():
         for (method, n, _), accuracy in sorted(group.items()):

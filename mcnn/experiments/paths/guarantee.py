@@ -150,22 +150,53 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[GuaranteeTrial]:
     return [GuaranteeTrial(seed=s, method=m, **options) for s in seeds for m in methods]
 
 
-def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
-    """Return counts, summed over generators, and what is only reported, one value a seed."""
+def _measure_connectivity(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return the edges on no path for each generator and the control, one value a seed."""
+    return _summed(records, ("edges on no path",))
+
+
+def _measure_dangling(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return the dangling units for each generator and the control, one value a seed."""
+    return _summed(records, ("dangling units",))
+
+
+def _measure_coverage(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return the units of the described network that no path visits, one value a seed."""
     readings: dict[str, list[float]] = {}
-    paths = [r for r in records if r.config.method != MASK]
-    for seed in sorted({r.config.seed for r in paths}):
-        own = [r.metrics["counts"] for r in paths if r.config.seed == seed]
-        for name in ("edges on no path", "dangling units", "units out of turn", "units left out"):
-            readings.setdefault(name, []).append(sum(counts[name] for counts in own))
-    for record in records:
-        name, first = record.config.method, record.metrics["described"][0]
-        if name == MASK:
-            for key in ("edges on no path", "dangling units"):
-                readings.setdefault(f"{MASK}: {key}", []).append(record.metrics["counts"][key])
-        left = 1 - first["coverage"][0]
-        readings.setdefault(f"{name}: inputs left out, one path an input", []).append(left)
+    for record in _of_paths(records):
+        c = record.config
+        for per_input, row in zip(c.per_input, record.metrics["described"], strict=True):
+            name = f"{c.method}: units left out, paths per pixel: {per_input}"
+            readings.setdefault(name, []).append(_left_out(row["coverage"], c.widths))
     return readings
+
+
+def _measure_turns(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return what breaks the turns of each generator, and units left out with all in turn."""
+    readings = _summed(_of_paths(records), ("units out of turn", "units left out"))
+    for name, values in _measure_coverage(records).items():
+        if name.endswith(" 1") and TURNS[name.partition(":")[0]] is None:
+            readings[name] = values
+    return readings
+
+
+def _of_paths(records: Sequence[Record]) -> list[Record]:
+    return [r for r in records if r.config.method != MASK]
+
+
+def _summed(records: Sequence[Record], keys: Sequence[str]) -> dict[str, list[float]]:
+    """Return counts over the random networks of a trial."""
+    readings: dict[str, list[float]] = {}
+    for record in records:
+        for key in keys:
+            name = f"{record.config.method}: {key}"
+            readings.setdefault(name, []).append(record.metrics["counts"][key])
+    return readings
+
+
+def _left_out(coverage: Sequence[float], widths: Sequence[int]) -> int:
+    """Return how many units a share of each layer leaves out."""
+    return sum(round((1 - share) * n) for share, n in zip(coverage, widths, strict=True))
 
 
 EXPERIMENTS = [
@@ -176,7 +207,12 @@ EXPERIMENTS = [
         trials=_trials,
         run=_run,
         seeds={"fast": range(2), "full": range(5)},
-        measures={"paths-guarantee": _measure},
+        measures={
+            "paths-guarantee": _measure_connectivity,
+            "paths-coverage": _measure_coverage,
+            "paths-coverage-guaranteed": _measure_turns,
+            "paths-dangling-none": _measure_dangling,
+        },
         tolerance=1e-6,
     ),
 ]

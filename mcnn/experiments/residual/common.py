@@ -15,7 +15,7 @@ from mcnn.residual import ResidualODE
 
 STEPS = 8  # of every training with a fixed step, and the number of layers
 DRAWN = (4, 16)  # steps drawn at random, both ends included
-TRAININGS = ("euler", "rk4", "dopri5", "random")
+TRAININGS = ("euler", "midpoint", "rk4", "dopri5", "random")
 WEIGHTS = ("layers", "shared", "interpolated")
 TESTED = {
     "euler": (1, 2, 4, 8, 16, 32, 64, 128),
@@ -23,6 +23,8 @@ TESTED = {
     "rk4": (1, 2, 4, 8, 16, 32),
     "dopri5": (STEPS,),
 }
+# Steps with which a solver resolves the equations of these trainings.
+FINE = {"euler": 64, "midpoint": 16, "rk4": STEPS, "dopri5": STEPS}
 SEEDS = {"fast": range(2), "full": range(5)}
 
 
@@ -143,30 +145,58 @@ def train_and_exchange(
     }
 
 
-def name_of(trial: ExchangeTrial) -> str:
-    """Describe what a classifier was trained with."""
+def _trained_with(training: str) -> str:
+    """Describe a training."""
     kinds = {
         "euler": f"Euler, {STEPS} steps",
+        "midpoint": f"midpoint, {STEPS} steps",
         "rk4": f"RK4, {STEPS} steps",
         "dopri5": "Dormand-Prince",
         "random": f"Euler, {DRAWN[0]} to {DRAWN[1]} steps",
     }
-    return f"{trial.weights} weights, {kinds[trial.training]}"
+    return kinds[training]
 
 
-def measure(records: Sequence[Record]) -> dict[str, list[float]]:
-    """Return accuracy after the exchange minus accuracy before it, for every training.
+def name_of(trial: ExchangeTrial) -> str:
+    """Describe what a classifier was trained with."""
+    return f"{trial.weights} weights, {_trained_with(trial.training)}"
 
-    It is the worst of all solvers with at least as many steps as there are layers.
+
+def measure_solver(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return accuracies, trained and tested with the same solver, minus that with Euler's method.
+
+    Euler's method with a step for each layer is the residual network.
     """
+    euler = {
+        (r.config.weights, r.config.seed): r.metrics["accuracy"]
+        for r in records
+        if r.config.training == "euler"
+    }
     readings: dict[str, list[float]] = {}
     for record in records:
-        worst = min(
-            value
-            for solver, counts in TESTED.items()
-            for steps, value in zip(counts, record.metrics["exchanged"][solver], strict=True)
-            if steps >= STEPS
-        )
-        values = readings.setdefault(f"{name_of(record.config)}: worst", [])
-        values.append(worst - record.metrics["accuracy"])
+        c = record.config
+        if c.training != "euler":
+            name = f"{name_of(c)}: minus {_trained_with('euler')}"
+            difference = record.metrics["accuracy"] - euler[c.weights, c.seed]
+            readings.setdefault(name, []).append(difference)
+    return readings
+
+
+def measure_exchange(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return accuracy after the exchange of the solver minus accuracy before it.
+
+    It is the worst of the solvers of :data:`FINE`, and of all with as many steps as layers.
+    """
+    sets = {"fine solvers": FINE, f"all with {STEPS} steps or more": dict.fromkeys(TESTED, STEPS)}
+    readings: dict[str, list[float]] = {}
+    for record in records:
+        for name, least in sets.items():
+            worst = min(
+                value
+                for solver, counts in TESTED.items()
+                for steps, value in zip(counts, record.metrics["exchanged"][solver], strict=True)
+                if steps >= least[solver]
+            )
+            values = readings.setdefault(f"{name_of(record.config)}: worst of {name}", [])
+            values.append(worst - record.metrics["accuracy"])
     return readings

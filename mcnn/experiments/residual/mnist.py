@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from mcnn import data
-from mcnn.experiments.residual.common import SEEDS, ExchangeTrial, measure, train_and_exchange
+from mcnn.experiments.residual.common import (
+    SEEDS,
+    ExchangeTrial,
+    measure_exchange,
+    measure_solver,
+    train_and_exchange,
+)
 from mcnn.ledger.experiment import Experiment
 
 
@@ -34,6 +40,7 @@ _CASES = (
     *((weights, training) for weights in ("layers", "shared") for training in ("euler", "rk4")),
     *((weights, "random") for weights in ("layers", "shared")),
     ("shared", "dopri5"),
+    *((weights, "midpoint") for weights in ("layers", "shared")),
 )
 
 
@@ -52,7 +59,7 @@ EXPERIMENTS = [
         trials=_trials,
         run=_run_mnist,
         seeds=SEEDS,
-        measures={"residual-solver": measure},
+        measures={"residual-solver": measure_solver, "residual-exchange": measure_exchange},
         tolerance=0.01,
     ),
 ]

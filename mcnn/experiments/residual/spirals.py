@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcnn.experiments.residual.common import ExchangeTrial, measure, train_and_exchange
+from mcnn.experiments.residual.common import (
+    ExchangeTrial,
+    measure_exchange,
+    measure_solver,
+    train_and_exchange,
+)
 from mcnn.ledger.experiment import Experiment
 
 
@@ -66,7 +71,10 @@ EXPERIMENTS = [
         trials=_trials,
         run=_run_spirals,
         seeds={"fast": range(2), "full": range(10)},
-        measures={"residual-solver-spirals": measure},
+        measures={
+            "residual-solver-spirals": measure_solver,
+            "residual-exchange-spirals": measure_exchange,
+        },
         tolerance=0.02,
     ),
 ]

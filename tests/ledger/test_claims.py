@@ -16,7 +16,8 @@ IDS = """
 nutshell-backprop relu-leaky relu-abs relu-max relu-maxpool relu-halfspace
 residual-euler residual-solver integral-relu integral-rate integral-rl integral-noise
 partition-table partition-variance partition-curve partition-coverage partition-random
-density-unbiased density-mnist density-ternary density-conv linear-cost linear-fc
+density-unbiased density-mnist density-ternary density-conv density-conv-redundant
+linear-cost linear-fc
 paths-guarantee paths-accuracy paths-after paths-cost
 """
 

@@ -17,7 +17,8 @@ IDS = """
 nutshell-backprop relu-leaky relu-abs relu-max relu-maxpool relu-halfspace
 residual-euler residual-solver integral-relu integral-kink integral-rate integral-rl integral-noise
 partition-table partition-variance partition-curve partition-coverage partition-random
-density-unbiased density-mnist density-ternary density-conv linear-cost linear-fc
+density-unbiased density-mnist density-ternary density-conv density-conv-redundant
+linear-cost linear-fc
 paths-guarantee paths-coverage paths-dangling-none paths-chain paths-accuracy paths-after
 paths-cost
 """

@@ -1,6 +1,6 @@
 """Experiments of the chapter on simulating discrete densities."""
 
-from mcnn.experiments.density import bits, conv, mnist, rms, ternary, unbiased
+from mcnn.experiments.density import bits, conv, filters, mnist, rms, ternary, unbiased
 
 EXPERIMENTS = [
     *unbiased.EXPERIMENTS,
@@ -8,5 +8,6 @@ EXPERIMENTS = [
     *mnist.EXPERIMENTS,
     *ternary.EXPERIMENTS,
     *conv.EXPERIMENTS,
+    *filters.EXPERIMENTS,
     *bits.EXPERIMENTS,
 ]

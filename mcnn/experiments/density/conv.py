@@ -182,7 +182,7 @@ EXPERIMENTS = [
         trials=_conv_trials,
         run=_run_conv,
         seeds={"fast": range(1), "full": range(5, 10)},
-        measures={"density-conv": _measure_conv},
+        measures={"density-conv-fc": _measure_conv},
         tolerance=0.02,
     ),
 ]

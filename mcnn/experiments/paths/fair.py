@@ -1,0 +1,171 @@
+"""Sparse networks compared as the authors of each method would make them.
+
+Every mask begins with weights for its realised fan-in, every method has the learning rate that does
+best on images held out of the training set, and all networks of a seed see the same batches.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcnn import data
+from mcnn.experiments.paths.fair_networks import (
+    CHANGING,
+    PATHS,
+    SCALE,
+    SMALL,
+    STATIC,
+    masks_from,
+    network_of,
+)
+from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.paths.graph import Graph
+from mcnn.training.sparse_ensemble import evaluate_sparse, fit_sparse
+
+BATCH = 128
+GRID = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+FULL = (784, 300, 300, 10)
+SEEDS = {"fast": range(1), "full": range(10)}
+CHOOSING = {"fast": range(100, 101), "full": range(100, 102)}  # seeds that no final run has
+DENSITIES = (0.01, 0.005, 0.02, 0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairTrial(Trial):
+    """Sparse networks of one seed and density, trained side by side.
+
+    Parameters
+    ----------
+    methods
+        Names of :mod:`mcnn.experiments.paths.fair_networks`.
+    rates
+        The learning rate of each method; to choose, all rates that each method is tried with.
+    choose
+        Whether networks are judged on the images held out, not on the test set.
+    validation
+        Number of images held out, never trained on.
+    """
+
+    dataset: str = "fashion-mnist"
+    density: float = 0.01
+    methods: tuple[str, ...] = ("uniform",)
+    rates: tuple[float, ...] = (0.1,)
+    choose: bool = False
+    widths: tuple[int, ...] = FULL
+    epochs: int = 20
+    validation: int = 5000
+
+
+def held_out(found: data.Data, validation: int) -> tuple[data.Data, data.Split]:
+    """Return the data without images held out of the training set, and those: always the same."""
+    order = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(5000))
+
+    def part(index: Tensor) -> data.Split:
+        images, labels = found.train.images[index], found.train.labels[index]
+        return replace(found.train, images=images, labels=labels)
+
+    train, rest = part(order[validation:].sort().values), part(order[:validation].sort().values)
+    return replace(found, train=train), rest
+
+
+def steps_of(found: data.Data, epochs: int) -> int:
+    """Return the number of training steps."""
+    return epochs * math.ceil(len(found.train) / BATCH)
+
+
+def _run(trial: FairTrial, device: torch.device) -> dict[str, Any]:
+    found, validation = held_out(data.load(trial.dataset), trial.validation)
+    sizes = (n * m for n, m in zip(trial.widths, trial.widths[1:], strict=False))
+    total = round(trial.density * sum(sizes))
+    steps = steps_of(found, trial.epochs)
+    options = (trial.widths, found.train, total, trial.seed, steps)
+    start = {method: network_of(method, *options) for method in trial.methods}
+    if trial.choose:
+        wanted = [(method, rate) for method in trial.methods for rate in trial.rates]
+    else:
+        wanted = list(zip(trial.methods, trial.rates, strict=True))
+    accuracy: dict[tuple[str, float], float] = {}
+    result: dict[str, Any] = {}
+    for layers in sorted({len(net) for net, _ in start.values()}):
+        stack = [(m, rate) for m, rate in wanted if len(start[m][0]) == layers]
+        trained = fit_sparse(
+            [start[m][0] for m, _ in stack],
+            found,
+            epochs=trial.epochs,
+            lrs=[rate for _, rate in stack],
+            seed=trial.seed,
+            batch_size=BATCH,
+            scale=SCALE,
+            evolutions=[start[m][1] for m, _ in stack],
+        )
+        scores = evaluate_sparse(trained, validation if trial.choose else found.test, SCALE)
+        for key, score, net in zip(stack, scores, trained, strict=True):
+            accuracy[key] = score.accuracy
+            graph = Graph.of_masks(masks_from(net, trial.widths[0]))
+            result[key[0]] = {
+                "edges": list(graph.unique),
+                "useless": sum(graph.useless),
+                "coverage": list(graph.coverage),
+            }
+    for method in trial.methods:
+        rates = trial.rates if trial.choose else [rate for m, rate in wanted if m == method]
+        tried = [accuracy[method, rate] for rate in rates]
+        result[method]["accuracy"] = tried if trial.choose else tried[0]
+    return {"methods": {method: result[method] for method in trial.methods}}
+
+
+# --- what is compared -----------------------------------------------------------------------------
+
+_ELSEWHERE = ("uniform", "bidirectional", "permutation", "sobol", "random mask", "erk", "snip")
+_ELSEWHERE += ("synflow", "phew", *CHANGING, *SMALL)
+_AT_ONE_PERCENT = (*PATHS, *STATIC, *CHANGING, *SMALL, "uniform, dense fan-in")
+_KEPT = tuple(f"{method}, weights kept" for method in ("snip", "synflow", "phew"))
+
+
+def methods_at(density: float) -> tuple[str, ...]:
+    """Return the methods that are compared at a density."""
+    return _AT_ONE_PERCENT if density == 0.01 else _ELSEWHERE
+
+
+_FAST: dict[str, Any] = {
+    "dataset": "digits",
+    "widths": (64, 64, 64, 10),
+    "density": 0.1,
+    "epochs": 5,
+    "validation": 137,
+}
+
+
+def _rate_trials(profile: str, seeds: Sequence[int]) -> list[FairTrial]:
+    if profile == "fast":
+        grid = {"methods": _AT_ONE_PERCENT, "rates": (0.05, 0.2), "choose": True}
+        return [FairTrial(seed=seed, **_FAST, **grid) for seed in seeds]
+    return [
+        FairTrial(
+            seed=seed,
+            density=density,
+            methods=methods_at(density) + (_KEPT if density == 0.01 else ()),
+            rates=GRID,
+            choose=True,
+            epochs=5,
+        )
+        for density in DENSITIES
+        for seed in seeds
+    ]
+
+
+EXPERIMENTS = [
+    Experiment(
+        name="paths-fair-rate",
+        summary="learning rates of sparse methods, chosen on images held out",
+        trial=FairTrial,
+        trials=_rate_trials,
+        run=_run,
+        seeds=CHOOSING,
+        tolerance=0.01,
+    ),
+]

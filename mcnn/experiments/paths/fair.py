@@ -23,6 +23,7 @@ from mcnn.experiments.paths.fair_networks import (
     network_of,
 )
 from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.paths.graph import Graph
 from mcnn.training.sparse_ensemble import evaluate_sparse, fit_sparse
 
@@ -31,7 +32,7 @@ GRID = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 FULL = (784, 300, 300, 10)
 SEEDS = {"fast": range(1), "full": range(10)}
 CHOOSING = {"fast": range(100, 101), "full": range(100, 102)}  # seeds that no final run has
-DENSITIES = (0.01, 0.005, 0.02, 0.05)
+DENSITIES = (0.01, 0.005, 0.02, 0.05, 0.2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +123,42 @@ def _run(trial: FairTrial, device: torch.device) -> dict[str, Any]:
 
 _ELSEWHERE = ("uniform", "bidirectional", "permutation", "sobol", "random mask", "erk", "snip")
 _ELSEWHERE += ("synflow", "phew", *CHANGING, *SMALL)
+_AT_TWENTY_PERCENT = ("uniform", "sobol", "random mask", "erk", "snip", "synflow", "phew", "rigl")
 _AT_ONE_PERCENT = (*PATHS, *STATIC, *CHANGING, *SMALL, "uniform, dense fan-in")
 _KEPT = tuple(f"{method}, weights kept" for method in ("snip", "synflow", "phew"))
 
 
+_SHUFFLED = tuple(
+    f"{method}, shuffled"
+    for method in ("uniform", "bidirectional", "permutation", "sobol", "snip", "synflow", "phew")
+)
+
+# What paths-fair-rate chooses, for each density; a test holds it against the records.
+RATES: dict[float, dict[str, float]] = {}
+BEST: dict[float, tuple[str, str]] = {}  # the best generator of paths, and the best static mask
+
+
 def methods_at(density: float) -> tuple[str, ...]:
     """Return the methods that are compared at a density."""
-    return _AT_ONE_PERCENT if density == 0.01 else _ELSEWHERE
+    if density == 0.01:
+        return _AT_ONE_PERCENT
+    return _ELSEWHERE if density < 0.2 else _AT_TWENTY_PERCENT
+
+
+def chosen(found: Sequence[Record]) -> tuple[dict[str, float], tuple[str, str]]:
+    """Return what the records of one density choose: rates, and the best paths and static mask.
+
+    The accuracy on the images held out decides, the mean over the seeds of the choice.
+    """
+    rates, best = {}, {}
+    for method in found[0].config.methods:
+        tries = zip(*(r.metrics["methods"][method]["accuracy"] for r in found), strict=True)
+        means = [sum(values) / len(values) for values in tries]
+        best[method] = max(means)
+        rates[method] = found[0].config.rates[means.index(best[method])]
+    kinds = ([m for m in kind if m in best] for kind in (PATHS, STATIC))
+    paths, mask = (max(kind, key=best.__getitem__) for kind in kinds)
+    return rates, (paths, mask)
 
 
 _FAST: dict[str, Any] = {
@@ -158,6 +188,70 @@ def _rate_trials(profile: str, seeds: Sequence[int]) -> list[FairTrial]:
     ]
 
 
+def _trials(profile: str, seeds: Sequence[int]) -> list[FairTrial]:
+    """List the final trials; controls have the rates of the methods that they are controls of."""
+    if profile == "fast":
+        methods = (*_AT_ONE_PERCENT, *_SHUFFLED)
+        final = {"methods": methods, "rates": (0.1,) * len(methods)}
+        return [FairTrial(seed=seed, **_FAST, **final) for seed in seeds]
+    trials = []
+    for density, rates in RATES.items():
+        methods = methods_at(density) + (_SHUFFLED if density == 0.01 else ())
+        each = tuple(rates[m.removesuffix(", shuffled")] for m in methods)
+        trials += [
+            FairTrial(seed=seed, density=density, methods=methods, rates=each) for seed in seeds
+        ]
+    return trials
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def _accuracies(found: Sequence[Record]) -> dict[str, list[float]]:
+    by_seed = sorted(found, key=lambda r: r.config.seed)
+    methods = by_seed[0].config.methods
+    return {m: [r.metrics["methods"][m]["accuracy"] for r in by_seed] for m in methods}
+
+
+def _minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def _measure_fair(found: Sequence[Record]) -> dict[str, list[float]]:
+    """Return the paths chosen on the images held out minus the mask chosen there, and minus all."""
+    accuracy = _accuracies(found)
+    paths, mask = BEST[found[0].config.density]
+    readings = {"chosen paths minus chosen mask": _minus(accuracy[paths], accuracy[mask])}
+    for method in accuracy:
+        if method != paths and "," not in method.removeprefix("small dense,"):
+            readings[f"{paths} minus {method}"] = _minus(accuracy[paths], accuracy[method])
+    return readings
+
+
+def _measure_init(found: Sequence[Record]) -> dict[str, list[float]]:
+    accuracy = _accuracies(found)
+    dense = accuracy["uniform, dense fan-in"]
+    return {"realised minus dense fan-in": _minus(accuracy["uniform"], dense)}
+
+
+def _measure_shuffled(found: Sequence[Record]) -> dict[str, list[float]]:
+    accuracy = _accuracies(found)
+    bases = [method.removesuffix(", shuffled") for method in _SHUFFLED]
+    return {
+        f"{base} minus shuffled": _minus(accuracy[base], accuracy[f"{base}, shuffled"])
+        for base in bases
+    }
+
+
+# A density without rates has no trials, and its claim is not run.
+_CLAIMS = {
+    0.005: "paths-fair-half",
+    0.01: "paths-fair",
+    0.02: "paths-fair-two",
+    0.05: "paths-fair-five",
+    0.2: "paths-fair-twenty",
+}
+
 EXPERIMENTS = [
     Experiment(
         name="paths-fair-rate",
@@ -166,6 +260,17 @@ EXPERIMENTS = [
         trials=_rate_trials,
         run=_run,
         seeds=CHOOSING,
+        tolerance=0.01,
+    ),
+    Experiment(
+        name="paths-fair",
+        summary="networks of paths and the field's, each with its own learning rate",
+        trial=FairTrial,
+        trials=_trials,
+        run=_run,
+        seeds=SEEDS,
+        measures={_CLAIMS[density]: _measure_fair for density in RATES}
+        | {"paths-fair-init": _measure_init, "paths-fair-shuffled": _measure_shuffled},
         tolerance=0.01,
     ),
 ]

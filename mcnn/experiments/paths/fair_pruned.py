@@ -17,10 +17,16 @@ from mcnn.experiments.paths.common import network
 from mcnn.experiments.paths.fair import BATCH, CHOOSING, FULL, GRID, SEEDS, held_out
 from mcnn.experiments.paths.fair_networks import SCALE, masks_from
 from mcnn.ledger.experiment import Experiment, Trial
+from mcnn.ledger.records import Record
 from mcnn.paths.graph import Graph
 from mcnn.training.sparse_ensemble import Network, SparseLayer, evaluate_sparse, fit_sparse
 
 DENSITIES = (0.005, 0.01, 0.02, 0.05)
+
+# What paths-fair-pruned-rate chooses, for the dense network and for each density; a test holds it
+# against the records.
+RATE: float | None = None
+AGAIN: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +102,22 @@ def _pruned(model: nn.Sequential, edges: int) -> Network:
     return layers
 
 
+def chosen(found: Sequence[Record]) -> tuple[float, tuple[float, ...]]:
+    """Return the rate of the dense network and those of the pruned ones that records choose."""
+    trial = found[0].config
+
+    def best(tries: Sequence[Sequence[float]], rates: Sequence[float]) -> float:
+        totals = [sum(values) for values in zip(*tries, strict=True)]
+        return rates[totals.index(max(totals))]
+
+    dense = best([r.metrics["dense"] for r in found], trial.rates)
+    again = (
+        best([r.metrics["pruned"][str(density)]["accuracy"] for r in found], trial.again)
+        for density in trial.densities
+    )
+    return dense, tuple(again)
+
+
 _FAST: dict[str, Any] = {
     "dataset": "digits",
     "widths": (64, 64, 64, 10),
@@ -115,7 +137,11 @@ def _rate_trials(profile: str, seeds: Sequence[int]) -> list[PrunedTrial]:
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[PrunedTrial]:
-    options = _FAST | {"again": (0.1, 0.1)} if profile == "fast" else {}
+    if profile == "full" and RATE is None:
+        return []
+    options = _FAST | {"again": (0.1, 0.1)}
+    if profile == "full":
+        options = {"rates": (RATE,), "again": AGAIN}
     return [PrunedTrial(seed=seed, **options) for seed in seeds]
 
 

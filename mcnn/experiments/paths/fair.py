@@ -29,6 +29,7 @@ from mcnn.training.sparse_ensemble import evaluate_sparse, fit_sparse
 
 BATCH = 128
 GRID = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+LOWER = (0.0015, 0.003, 0.006, 0.0125)  # for small dense networks, the best of which began at .025
 FULL = (784, 300, 300, 10)
 SEEDS = {"fast": range(1), "full": range(10)}
 CHOOSING = {"fast": range(100, 101), "full": range(100, 102)}  # seeds that no final run has
@@ -130,8 +131,10 @@ _KEPT = tuple(f"{method}, weights kept" for method in ("snip", "synflow", "phew"
 
 _SHUFFLED = tuple(
     f"{method}, shuffled"
-    for method in ("uniform", "bidirectional", "permutation", "sobol", "snip", "synflow", "phew")
+    for method in ("uniform", "pixel", "permutation", "sobol", "snip", "synflow", "phew")
 )
+
+_CONTROLS = ("phew, weights kept", *_SHUFFLED)  # the better of PHEW's two ways to begin
 
 # What paths-fair-rate chooses, for each density; a test holds it against the records.
 RATES: dict[float, dict[str, float]] = {}
@@ -150,14 +153,15 @@ def chosen(found: Sequence[Record]) -> tuple[dict[str, float], tuple[str, str]]:
 
     The accuracy on the images held out decides, the mean over the seeds of the choice.
     """
-    rates, best = {}, {}
-    for method in found[0].config.methods:
-        tries = zip(*(r.metrics["methods"][method]["accuracy"] for r in found), strict=True)
-        means = [sum(values) / len(values) for values in tries]
-        best[method] = max(means)
-        rates[method] = found[0].config.rates[means.index(best[method])]
-    kinds = ([m for m in kind if m in best] for kind in (PATHS, STATIC))
-    paths, mask = (max(kind, key=best.__getitem__) for kind in kinds)
+    tries: dict[str, dict[float, list[float]]] = {}
+    for record in found:
+        for method, row in record.metrics["methods"].items():
+            for rate, accuracy in zip(record.config.rates, row["accuracy"], strict=True):
+                tries.setdefault(method, {}).setdefault(rate, []).append(accuracy)
+    means = {m: {r: sum(v) / len(v) for r, v in rates.items()} for m, rates in tries.items()}
+    rates = {method: max(each, key=each.__getitem__) for method, each in means.items()}
+    kinds = ([m for m in kind if m in means] for kind in (PATHS, (*STATIC, *_KEPT)))
+    paths, mask = (max(kind, key=lambda m: means[m][rates[m]]) for kind in kinds)
     return rates, (paths, mask)
 
 
@@ -174,29 +178,28 @@ def _rate_trials(profile: str, seeds: Sequence[int]) -> list[FairTrial]:
     if profile == "fast":
         grid = {"methods": _AT_ONE_PERCENT, "rates": (0.05, 0.2), "choose": True}
         return [FairTrial(seed=seed, **_FAST, **grid) for seed in seeds]
-    return [
-        FairTrial(
-            seed=seed,
-            density=density,
-            methods=methods_at(density) + (_KEPT if density == 0.01 else ()),
-            rates=GRID,
-            choose=True,
-            epochs=5,
-        )
-        for density in DENSITIES
-        for seed in seeds
-    ]
+    options: dict[str, Any] = {"choose": True, "epochs": 5}
+    trials = []
+    for density in DENSITIES:
+        methods = methods_at(density) + (_KEPT if density == 0.01 else ())
+        grids = [(methods, GRID)] + [(SMALL, LOWER)] * (SMALL[0] in methods)
+        trials += [
+            FairTrial(seed=seed, density=density, methods=m, rates=grid, **options)
+            for m, grid in grids
+            for seed in seeds
+        ]
+    return trials
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[FairTrial]:
     """List the final trials; controls have the rates of the methods that they are controls of."""
     if profile == "fast":
-        methods = (*_AT_ONE_PERCENT, *_SHUFFLED)
+        methods = (*_AT_ONE_PERCENT, *_CONTROLS)
         final = {"methods": methods, "rates": (0.1,) * len(methods)}
         return [FairTrial(seed=seed, **_FAST, **final) for seed in seeds]
     trials = []
     for density, rates in RATES.items():
-        methods = methods_at(density) + (_SHUFFLED if density == 0.01 else ())
+        methods = methods_at(density) + (_CONTROLS if density == 0.01 else ())
         each = tuple(rates[m.removesuffix(", shuffled")] for m in methods)
         trials += [
             FairTrial(seed=seed, density=density, methods=methods, rates=each) for seed in seeds
@@ -223,7 +226,7 @@ def _measure_fair(found: Sequence[Record]) -> dict[str, list[float]]:
     paths, mask = BEST[found[0].config.density]
     readings = {"chosen paths minus chosen mask": _minus(accuracy[paths], accuracy[mask])}
     for method in accuracy:
-        if method != paths and "," not in method.removeprefix("small dense,"):
+        if method != paths and "shuffled" not in method:
             readings[f"{paths} minus {method}"] = _minus(accuracy[paths], accuracy[method])
     return readings
 

@@ -137,8 +137,32 @@ _SHUFFLED = tuple(
 _CONTROLS = ("phew, weights kept", *_SHUFFLED)  # the better of PHEW's two ways to begin
 
 # What paths-fair-rate chooses, for each density; a test holds it against the records.
-RATES: dict[float, dict[str, float]] = {}
-BEST: dict[float, tuple[str, str]] = {}  # the best generator of paths, and the best static mask
+RATES: dict[float, dict[str, float]] = {
+    0.01: {
+        "uniform": 0.2,
+        "pixel": 0.4,
+        "bidirectional": 0.4,
+        "permutation": 0.4,
+        "sobol": 0.4,
+        "lattice": 0.4,
+        "random mask": 0.2,
+        "erk": 0.4,
+        "fan-in": 0.4,
+        "snip": 0.1,
+        "synflow": 0.05,
+        "phew": 0.4,
+        "set": 0.4,
+        "rigl": 0.2,
+        "small dense, 1 hidden layer": 0.025,
+        "small dense, 2 hidden layers": 0.025,
+        "uniform, dense fan-in": 0.4,
+        "snip, weights kept": 0.1,
+        "synflow, weights kept": 0.05,
+        "phew, weights kept": 0.4,
+    },
+}
+# The best generator of paths, and the best mask that stays.
+BEST: dict[float, tuple[str, str]] = {0.01: ("pixel", "phew, weights kept")}
 
 
 def methods_at(density: float) -> tuple[str, ...]:
@@ -182,7 +206,11 @@ def _rate_trials(profile: str, seeds: Sequence[int]) -> list[FairTrial]:
     trials = []
     for density in DENSITIES:
         methods = methods_at(density) + (_KEPT if density == 0.01 else ())
-        grids = [(methods, GRID)] + [(SMALL, LOWER)] * (SMALL[0] in methods)
+        grids = [(methods, GRID)]
+        if density < 0.2:
+            grids.append((SMALL, LOWER))
+        if density != 0.01:
+            grids.append((_CONTROLS[:1], GRID))
         trials += [
             FairTrial(seed=seed, density=density, methods=m, rates=grid, **options)
             for m, grid in grids
@@ -199,7 +227,7 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[FairTrial]:
         return [FairTrial(seed=seed, **_FAST, **final) for seed in seeds]
     trials = []
     for density, rates in RATES.items():
-        methods = methods_at(density) + (_CONTROLS if density == 0.01 else ())
+        methods = methods_at(density) + (_CONTROLS if density == 0.01 else _CONTROLS[:1])
         each = tuple(rates[m.removesuffix(", shuffled")] for m in methods)
         trials += [
             FairTrial(seed=seed, density=density, methods=methods, rates=each) for seed in seeds

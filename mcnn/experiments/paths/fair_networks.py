@@ -4,7 +4,8 @@ Every unit begins with normal weights of variance two over the edges that it rea
 U. Evci, Y. Ioannou, C. Keskin and Y. Dauphin ask for (Gradient flow in sparse neural networks and
 how lottery tickets win, 2020).
 Weights by the fan-in of a dense layer, which a mask that is put over a dense network leaves, are
-too small: at one percent by a factor of ten in each layer.
+too small: for uniform paths with one percent of the weights of 784/300/300/10 by factors of about
+14, 9 and 2.
 """
 
 from collections.abc import Callable, Sequence

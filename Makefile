@@ -47,13 +47,14 @@ notebooks: $(READY)  ## execute chapters at `fast` for the record, and refresh t
 bench: $(READY)  ## measure speed against named peers, on DEVICE; minutes
 	@$(BIN)/python -m benchmarks --device "$(DEVICE)"
 
-lint: $(READY)  ## ruff and the notebook lint
+lint: $(READY)  ## ruff, who may import whom, and the notebook lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/python tests/notebook_lint.py $(wildcard notebooks/*.ipynb)
 
 test: lint book  ## everything: lint, book, unit tests, notebooks, the site in a browser
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist loadfile \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=25 -n $(WORKERS) --dist loadfile \
 		--nbval --nbval-current-env tests mcnn $(wildcard notebooks)
 
 lock: $(UV)  ## resolve requirements.in into requirements.txt

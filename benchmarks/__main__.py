@@ -34,32 +34,34 @@ def measured(found: Race | Curve | Spread, threads: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``summary`` and, of a race, ``seconds`` (from arm to rounds), ``goals`` and ``floors``; of a
-        spread ``variances`` (the same); of a curve ``variable``, ``exponent``, ``even`` and
-        ``points``, each a size and its ``seconds``.
+        ``summary`` and, of a race, ``seconds`` (from candidate to rounds), ``goals`` and
+        ``floors``; of a spread ``variances`` (the same); of a curve ``variable``, ``exponent``,
+        ``break_even`` and ``points``, each a size and its ``seconds``.
     """
     if isinstance(found, Spread):
-        arms = found.arms.items()
+        candidates = found.candidates.items()
         return {
             "summary": found.summary,
-            "variances": {name: [arm(seed) for seed in range(ROUNDS)] for name, arm in arms},
+            "variances": {
+                name: [candidate(seed) for seed in range(ROUNDS)] for name, candidate in candidates
+            },
         }
     if isinstance(found, Race):
         return {
             "summary": found.summary,
-            "seconds": seconds(found.arms, threads),
+            "seconds": seconds(found.candidates, threads),
             "goals": dict(found.goals),
             "floors": list(found.floors),
         }
     points = [
-        {"size": size, "seconds": seconds(found.arms(size), threads)}
+        {"size": size, "seconds": seconds(found.candidates(size), threads)}
         for size in tqdm(found.sizes, desc=found.variable, leave=False, disable=None)
     ]
     return {
         "summary": found.summary,
         "variable": found.variable,
         "exponent": found.exponent,
-        "even": dict(found.even),
+        "break_even": dict(found.break_even),
         "points": points,
     }
 
@@ -68,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit status: 2 if the call is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Side-by-side speed measurements against named peers.",
+        description="Side-by-side speed measurements against named baselines.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,7 @@
 """Timing several ways to do one thing, in turn, and what the times say.
 
-A *race* has arms: ours and its named peers.
-A *curve* is a race at several sizes, for exponents and for the size at which the arms meet.
+A *race* has candidates: ours and its named baselines.
+A *curve* is a race at several sizes, for exponents and for the size at which the candidates meet.
 """
 
 import ctypes
@@ -21,22 +21,23 @@ ROUNDS = 9  # the least number whose interval of 95 % for the median leaves out 
 
 @dataclass(frozen=True)
 class Race:
-    """Ours and its peers, on one problem.
+    """Ours and its baselines, on one problem.
 
     Attributes
     ----------
     summary
         The problem, with its sizes.
-    arms
+    candidates
         From label to what is timed; the first is ours.
     goals
-        From the label of a peer to the ratio, its time over ours, that is aimed at.
+        From the label of a baseline to the ratio, its time over ours, that is aimed at.
     floors
-        Arms that are no peers but what the machine needs at least, for moving as many bytes, say.
+        Candidates that are no baselines but what the machine needs at least, for moving as many
+        bytes, say.
     """
 
     summary: str
-    arms: Mapping[str, Work]
+    candidates: Mapping[str, Work]
     goals: Mapping[str, float] = field(default_factory=dict)
     floors: tuple[str, ...] = ()
 
@@ -53,20 +54,20 @@ class Curve:
         What the sizes are.
     sizes
         Increasing.
-    arms
-        From a size to the arms of its race; an arm may be missing at some sizes.
+    candidates
+        From a size to the candidates of its race; a candidate may be missing at some sizes.
     exponent
         The accepted range of the exponent of ours, if it is aimed at.
-    even
-        From the label of a peer to the size at least up to which ours shall be the faster.
+    break_even
+        From the label of a baseline to the size at least up to which ours shall be the faster.
     """
 
     summary: str
     variable: str
     sizes: Sequence[float]
-    arms: Callable[[Any], Mapping[str, Work]]
+    candidates: Callable[[Any], Mapping[str, Work]]
     exponent: tuple[float, float] | None = None
-    even: Mapping[str, float] = field(default_factory=dict)
+    break_even: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,41 +78,43 @@ class Spread:
     ----------
     summary
         The problem.
-    arms
+    candidates
         From label to a function of a seed that returns a variance; the first is ours.
     """
 
     summary: str
-    arms: Mapping[str, Callable[[int], float]]
+    candidates: Mapping[str, Callable[[int], float]]
 
 
 def seconds(
-    arms: Mapping[str, Work], threads: int, rounds: int = ROUNDS, at_least: float = 0.02
+    candidates: Mapping[str, Work], threads: int, rounds: int = ROUNDS, at_least: float = 0.02
 ) -> dict[str, list[float]]:
-    """Time every arm once a round.
+    """Time every candidate once a round.
 
     Parameters
     ----------
-    arms
+    candidates
         What to time; each is called twice before, so that caches are warm and code is compiled.
     threads
         Of the CPU.
     rounds
-        Number of times for each arm.
+        Number of times for each candidate.
     at_least
         Seconds that a time spans: short work is repeated within.
 
     Returns
     -------
     dict
-        [rounds] seconds for each arm.
+        [rounds] seconds for each candidate.
     """
-    timers = {name: Timer("f()", globals={"f": f}, num_threads=threads) for name, f in arms.items()}
+    timers = {
+        name: Timer("f()", globals={"f": f}, num_threads=threads) for name, f in candidates.items()
+    }
     repeats = {}
     for name, timer in timers.items():
         timer.timeit(1)
         repeats[name] = max(1, round(at_least / max(timer.timeit(1).mean, 1e-9)))
-    found: dict[str, list[float]] = {name: [] for name in arms}
+    found: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, timer in timers.items():
             found[name].append(timer.timeit(repeats[name]).mean)
@@ -122,7 +125,7 @@ def keep_memory() -> None:
     """Let the C library keep what is freed, up to 32 MiB a piece, where it is glibc.
 
     Else it returns the end of its heap to the system and is given fresh pages at the next call, or
-    not, as it happened to be used before; an arm may then take several times as long as in the
+    not, as it happened to be used before; a candidate may then take several times as long as in the
     next process.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
@@ -144,9 +147,9 @@ def middle(values: Sequence[float]) -> tuple[float, float, float]:
     return median(values), float(interval.low), float(interval.high)
 
 
-def ratio(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, float, float]:
-    """Return how many times longer the peer takes, round by round, with its interval."""
-    return middle([p / o for o, p in zip(ours, peer, strict=True)])
+def ratio(ours: Sequence[float], baseline: Sequence[float]) -> tuple[float, float, float]:
+    """Return how many times longer the baseline takes, round by round, with its interval."""
+    return middle([p / o for o, p in zip(ours, baseline, strict=True)])
 
 
 def exponent(
@@ -166,7 +169,7 @@ def exponent(
 
 
 def break_even(
-    sizes: Sequence[float], ours: Sequence[Sequence[float]], peer: Sequence[Sequence[float]]
+    sizes: Sequence[float], ours: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]]
 ) -> float | None:
     """Return the size from which on ours is the slower, between sizes by log-log interpolation.
 
@@ -174,7 +177,7 @@ def break_even(
     ----------
     sizes
         [n], increasing.
-    ours, peer
+    ours, baseline
         [n][rounds] seconds.
 
     Returns
@@ -182,7 +185,7 @@ def break_even(
     float or None
         None if ours is faster at every size; the first size if it is so at none.
     """
-    gain = [float(np.log(ratio(o, p)[0])) for o, p in zip(ours, peer, strict=True)]
+    gain = [float(np.log(ratio(o, p)[0])) for o, p in zip(ours, baseline, strict=True)]
     slower = [i for i, g in enumerate(gain) if g <= 0]
     if not slower:
         return None

@@ -68,33 +68,33 @@ def _met(value: tuple[float, float, float], low: float, high: float = math.inf) 
 
 
 def race_rows(result: dict[str, Any]) -> list[list[str]]:
-    """Return a row a peer: ours, peer, times, ratio, goal, and whether it was reached."""
+    """Return a row a baseline: ours, baseline, times, ratio, goal, and whether it was reached."""
     times = result["seconds"]
     ours = next(iter(times))
     rows = []
-    for peer in list(times)[1:]:
-        factor = ratio(times[ours], times[peer])
-        goal = result["goals"].get(peer)
+    for baseline in list(times)[1:]:
+        factor = ratio(times[ours], times[baseline])
+        goal = result["goals"].get(baseline)
         met = "" if goal is None else _met(factor, goal)
         slower = "slower" if factor[2] < 1 else ""
-        if peer in result.get("floors", ()):
+        if baseline in result.get("floors", ()):
             slower = f"floor: {factor[0]:.0%} of that speed"
-        shown = [ours, _time(times[ours]), peer, _time(times[peer])]
+        shown = [ours, _time(times[ours]), baseline, _time(times[baseline])]
         rows.append([*shown, _times(factor), "" if goal is None else f"{goal:g}", met or slower])
     return rows
 
 
 def spread_rows(result: dict[str, Any]) -> list[list[str]]:
-    """Return a row a peer: ours, peer, variances, and their ratio."""
+    """Return a row a baseline: ours, baseline, variances, and their ratio."""
     variances = result["variances"]
     ours = next(iter(variances))
     return [
         [
             *(ours, f"{middle(variances[ours])[0]:.2g}"),
-            *(peer, f"{middle(variances[peer])[0]:.2g}"),
-            _times(ratio(variances[ours], variances[peer])),
+            *(baseline, f"{middle(variances[baseline])[0]:.2g}"),
+            _times(ratio(variances[ours], variances[baseline])),
         ]
-        for peer in list(variances)[1:]
+        for baseline in list(variances)[1:]
     ]
 
 
@@ -103,26 +103,31 @@ def curve_rows(result: dict[str, Any]) -> list[list[str]]:
     points = result["points"]
     ours = next(iter(points[0]["seconds"]))
     rows = []
-    for arm in points[0]["seconds"]:
-        kept = [p for p in points if arm in p["seconds"]]
+    for candidate in points[0]["seconds"]:
+        kept = [p for p in points if candidate in p["seconds"]]
         sizes = [p["size"] for p in kept]
-        times = [p["seconds"][arm] for p in kept]
+        times = [p["seconds"][candidate] for p in kept]
         slope = exponent(sizes, times)
-        goal = result["exponent"] if arm == ours else None
+        goal = result["exponent"] if candidate == ours else None
         aim = f"{goal[0]:g} … {goal[1]:g}" if goal else ""
         met = "" if goal is None else _met(slope, *goal)
-        if result["even"]:
-            if arm == ours:
+        if result["break_even"]:
+            if candidate == ours:
                 continue
             even = break_even(sizes, [p["seconds"][ours] for p in kept], times)
             shown = f"above {sizes[-1]:g}" if even is None else f"{even:.2f}"
-            aimed = result["even"].get(arm)
+            aimed = result["break_even"].get(candidate)
             met = "" if aimed is None else "✔" if even is None or even >= aimed else "✘"
             rows.append(
-                [f"break-even with {arm}", shown, "" if aimed is None else f"≥ {aimed:g}", met]
+                [
+                    f"break-even with {candidate}",
+                    shown,
+                    "" if aimed is None else f"≥ {aimed:g}",
+                    met,
+                ]
             )
         else:
-            rows.append([f"exponent of {arm}", _times(slope), aim, met])
+            rows.append([f"exponent of {candidate}", _times(slope), aim, met])
     return rows
 
 
@@ -136,13 +141,13 @@ def lines(name: str, result: dict[str, Any]) -> str:
         ]
     elif "variances" in result:
         rows = [
-            f"  {ours} {a} / {peer} {b}: {factor}"
-            for ours, a, peer, b, factor in spread_rows(result)
+            f"  {ours} {a} / {baseline} {b}: {factor}"
+            for ours, a, baseline, b, factor in spread_rows(result)
         ]
     else:
         rows = [
-            f"  {ours} {a} / {peer} {b}: {factor}  goal {goal or '–'} {met}"
-            for ours, a, peer, b, factor, goal, met in race_rows(result)
+            f"  {ours} {a} / {baseline} {b}: {factor}  goal {goal or '–'} {met}"
+            for ours, a, baseline, b, factor, goal, met in race_rows(result)
         ]
     return "\n".join([head, *rows])
 
@@ -195,21 +200,21 @@ def _picture(stem: str, name: str) -> Path:
 def _draw(result: dict[str, Any]) -> bytes:
     figures.use_style()
     fig, ax = plt.subplots(layout="constrained")
-    arms = dict.fromkeys(arm for p in result["points"] for arm in p["seconds"])
-    for arm in arms:
-        kept = [p for p in result["points"] if arm in p["seconds"]]
+    candidates = dict.fromkeys(candidate for p in result["points"] for candidate in p["seconds"])
+    for candidate in candidates:
+        kept = [p for p in result["points"] if candidate in p["seconds"]]
         x = [p["size"] for p in kept]
-        times = [p["seconds"][arm] for p in kept]
-        (line,) = ax.plot(x, [middle(t)[0] * 1e3 for t in times], label=arm)
+        times = [p["seconds"][candidate] for p in kept]
+        (line,) = ax.plot(x, [middle(t)[0] * 1e3 for t in times], label=candidate)
         low, high = [min(t) * 1e3 for t in times], [max(t) * 1e3 for t in times]
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
-        if arm in result["even"]:
-            even = break_even(x, [p["seconds"][next(iter(arms))] for p in kept], times)
+        if candidate in result["break_even"]:
+            even = break_even(x, [p["seconds"][next(iter(candidates))] for p in kept], times)
             if even is not None:
                 logs = np.log(x), np.log([middle(t)[0] * 1e3 for t in times])
                 height = np.exp(np.interp(np.log(even), *logs))
                 style = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none"}
-                label = f"break-even with {arm}: {even:.2f}"
+                label = f"break-even with {candidate}: {even:.2f}"
                 ax.plot([even], [height], color=line.get_color(), label=label, **style)
     ax.set(xscale="log", yscale="log", xlabel=result["variable"], ylabel="milliseconds")
     width, height = fig.get_size_inches()

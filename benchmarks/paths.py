@@ -47,7 +47,7 @@ def _onednn(weight: Tensor) -> Callable[[Tensor], Tensor]:
 def layers(
     n: int, batch: int, fan_in: int, device: torch.device, *, blocks: bool = True
 ) -> dict[str, Work]:
-    """Return the arms of one layer: n units before and behind it.
+    """Return the candidates of one layer: n units before and behind it.
 
     Blocks need powers of two.
     """
@@ -55,23 +55,23 @@ def layers(
     major = torch.randn(n, batch, device=device, requires_grad=True)  # [n, b]
     grad = torch.randn(batch, n, device=device)
     grad_major = grad.T.contiguous()
-    arms: dict[str, Work] = {}
+    candidates: dict[str, Work] = {}
     for name, method, kernel in (
         ("Sobol' paths, blocks", "sobol", "blocks"),
         ("random permutations, gathered", "permutation", "gather"),
     )[not blocks :]:
         layer = PathLinear(n, n, n * fan_in, method, bias=False, kernel=kernel, device=device)
-        arms[name] = _both_ways(layer.feature_major, major, grad_major, layer.weight)
+        candidates[name] = _both_ways(layer.feature_major, major, grad_major, layer.weight)
     if n <= 8192:
         dense = nn.Linear(n, n, bias=False, device=device)
-        arms[DENSE] = _both_ways(dense, minor, grad, dense.weight)
+        candidates[DENSE] = _both_ways(dense, minor, grad, dense.weight)
         if device.type == "cpu" and torch.backends.mkldnn.is_available():
-            arms[ONEDNN] = _both_ways(_onednn(dense.weight), minor, grad, dense.weight)
-    return arms
+            candidates[ONEDNN] = _both_ways(_onednn(dense.weight), minor, grad, dense.weight)
+    return candidates
 
 
 def floors(n: int, batch: int, fan_in: int, device: torch.device) -> dict[str, Work]:
-    """Return what both passes of a layer need at least, as arms.
+    """Return what both passes of a layer need at least, as candidates.
 
     Each number is read and written once for each pass that needs it, at the speed of a copy of as
     many bytes, and each product and sum is done at the speed of a dense matrix product.
@@ -102,15 +102,15 @@ def gathered(device: torch.device, n: int, fan_in: int, batch: int, goal: float)
     """One layer without the structure of Sobol' points: ours is the general form."""
     race = one(device, n, fan_in, batch, goal)
     ours = "random permutations, gathered"
-    arms = {ours: race.arms[ours], **race.arms}
-    return dataclasses.replace(race, arms=arms)
+    candidates = {ours: race.candidates[ours], **race.candidates}
+    return dataclasses.replace(race, candidates=candidates)
 
 
 def density(device: torch.device) -> Curve:
     """Against the share of edges: where dense wins."""
     n, batch = 1024, 256
 
-    def arms(share: float) -> Mapping[str, Work]:
+    def candidates(share: float) -> Mapping[str, Work]:
         found = layers(n, batch, max(1, round(share * n)), device, blocks=False)
         ours = "random permutations, gathered"
         return {ours: found[ours]} | {k: f for k, f in found.items() if k in (DENSE, ONEDNN)}
@@ -119,8 +119,8 @@ def density(device: torch.device) -> Curve:
         f"a layer of {n} units of random permutations, batch {batch}",
         "share of all edges",
         [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.48, 0.64],
-        arms,
-        even={DENSE: 0.4, ONEDNN: 0.25},
+        candidates,
+        break_even={DENSE: 0.4, ONEDNN: 0.25},
     )
 
 
@@ -128,7 +128,7 @@ def number(device: torch.device) -> Curve:
     """Against the number of paths at a given width: at most linear."""
     n, batch = 4096, 64
 
-    def arms(paths: int) -> Mapping[str, Work]:
+    def candidates(paths: int) -> Mapping[str, Work]:
         ours = "random permutations, gathered"
         return {ours: layers(n, batch, paths // n, device, blocks=False)[ours]}
 
@@ -136,7 +136,7 @@ def number(device: torch.device) -> Curve:
         f"a layer of {n} units, batch {batch}",
         "paths",
         [n * 2**k for k in range(3, 9)],
-        arms,
+        candidates,
         exponent=(0.95, 1.05),
     )
 
@@ -145,14 +145,14 @@ def width(device: torch.device) -> Curve:
     """Against the width at 16 inputs a unit."""
     batch = 16
 
-    def arms(n: int) -> Mapping[str, Work]:
+    def candidates(n: int) -> Mapping[str, Work]:
         return {k: f for k, f in layers(n, batch, 16, device).items() if k != ONEDNN}
 
     return Curve(
         f"layers with 16 inputs a unit, batch {batch}",
         "units",
         [2**k for k in range(10, 21, 2)],
-        arms,
+        candidates,
         exponent=(0.0, 1.05),
     )
 
@@ -164,12 +164,12 @@ def step(device: torch.device) -> Race:
     y = torch.randint(10, (batch,), device=device)
 
     def train(model: nn.Module) -> Work:
-        descent = torch.optim.SGD(model.parameters(), 0.01, foreach=True)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, foreach=True)
 
         def run() -> None:
-            descent.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
-            descent.step()
+            optimizer.step()
 
         return run
 

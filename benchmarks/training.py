@@ -38,14 +38,14 @@ def epoch(device: torch.device, net: str, goal: float) -> Race:
     split = Split(images.to(device), labels.to(device), (0.5,), (0.29,))
     loader = DataLoader(_Images(images, labels), BATCH, shuffle=True)
     model = nets.build(net).to(device)
-    descent = torch.optim.SGD(model.parameters(), 0.01)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
 
     def train(batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         for x, y in batches:
             loss = F.cross_entropy(model(x.to(device)), y.to(device))
-            descent.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            descent.step()
+            optimizer.step()
 
     return Race(
         f"an epoch of {net} on {IMAGES} images of 28×28, in batches of {BATCH}",
@@ -100,14 +100,14 @@ def together(device: torch.device, net: str) -> Race:
         for seed, model in enumerate(models):
             training.fit(model, data, seed=seed, **options)
 
-    peer = "one after the other"
+    baseline = "one after the other"
     return Race(
         f"training {count} networks {net} on {len(images)} images of 28×28, batch {BATCH}",
         {
             "side by side": lambda: ensemble.fit(models, data, seeds=range(count), **options),
-            peer: alone,
+            baseline: alone,
         },
-        {peer: 30.0} if on_gpu else {},
+        {baseline: 30.0} if on_gpu else {},
     )
 
 

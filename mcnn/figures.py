@@ -71,9 +71,9 @@ def band(ax: "Axes", x: Sequence[float], values: Sequence[Sequence[float]], labe
     label
         For the legend.
     """
-    found = [interval(v) for v in values]
-    (line,) = ax.plot(x, [i.mean for i in found], label=label)
-    low, high = np.array([i.low for i in found]), np.array([i.high for i in found])
+    intervals = [interval(v) for v in values]
+    (line,) = ax.plot(x, [i.mean for i in intervals], label=label)
+    low, high = np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
     if np.isfinite(low).all():
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
 

@@ -194,8 +194,8 @@ def step(
     >>> step(w, a, d, rate=0.1)  # the second unit is not active, so its weight stays
     [tensor([[ 0.4000, -1.0000]])]
     """
-    found = gradients(activations, deltas)
-    return [w - rate / len(activations[0]) * g for w, g in zip(weights, found, strict=True)]
+    gradient_of = gradients(activations, deltas)
+    return [w - rate / len(activations[0]) * g for w, g in zip(weights, gradient_of, strict=True)]
 
 
 def similarity(image: Tensor, filters: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Counting what a computation does and holds, so that the numbers repeat exactly.
 
-==================  ======================================================================
-:class:`Work`       operations, and bytes read and written
-:class:`PeakBytes`  the most bytes that tensors hold at once
-:class:`SavedBytes` the bytes that automatic differentiation keeps
-==================  ======================================================================
+===================  ======================================================================
+:class:`Work`        operations, and bytes read and written
+:class:`PeakBytes`   the most bytes that tensors hold at once
+:class:`SavedBytes`  the bytes that automatic differentiation keeps
+===================  ======================================================================
 """
 
 import weakref
@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# Of mcnn.sparse.ops and mcnn.sparse.blocks: the sums that an edge takes part in, and whether rows
-# of the batch are read once for each edge (or for each block, which is once).
+# Of mcnn.sparse.ops: the sums that an edge takes part in, and whether rows of the batch are read
+# once for each edge (or for each block, which is once).
 _SUMS = {
     "path_sum": (1, True),
     "path_dot": (1, True),

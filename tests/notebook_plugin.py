@@ -5,11 +5,15 @@ was committed without having been executed.
 """
 
 import os
+from functools import cached_property
 from unittest import mock
 
 import pytest
+import torch
 from nbval.plugin import IPyNbCell, IPyNbFile
-from notebook_compare import difference
+from notebook_compare import OTHER_PROCESSOR, SAME_PROCESSOR, difference
+
+from mcnn.ledger.provenance import device_name
 
 
 class ComparedCell(IPyNbCell):
@@ -19,7 +23,7 @@ class ComparedCell(IPyNbCell):
         super().runtest()
 
     def compare_outputs(self, test, ref, skip_compare=None):
-        found = difference(ref, test)
+        found = difference(ref, test, self.parent.allowed)
         self.comparison_traceback = [found] if found else []
         return found is None
 
@@ -29,6 +33,13 @@ class ComparedFile(IPyNbFile):
         # What is committed was computed on a CPU with one thread.
         with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"):
             super().setup()
+
+    @cached_property
+    def allowed(self):
+        """What may differ: more on another kind of processor than the notebook was recorded on."""
+        recorded = self.nb.metadata.get("mcnn", {}).get("processor")
+        here = recorded in (None, device_name(torch.device("cpu")))
+        return SAME_PROCESSOR if here else OTHER_PROCESSOR
 
     def collect(self):
         for item in super().collect():

@@ -19,8 +19,8 @@ def test_exponent_is_that_of_a_power():
 
 def test_arms_meet_where_the_lines_cross():
     sizes = [1, 10, 100]
-    ours, peer = [[n] * 7 for n in sizes], [[20] * 7] * 3
-    assert measure.break_even(sizes, ours, peer) == pytest.approx(20)
+    ours, baseline = [[n] * 7 for n in sizes], [[20] * 7] * 3
+    assert measure.break_even(sizes, ours, baseline) == pytest.approx(20)
     assert measure.break_even(sizes, ours, [[1000] * 7] * 3) is None
     assert measure.break_even(sizes, ours, [[0.5] * 7] * 3) == 1
 
@@ -64,9 +64,9 @@ def test_the_dense_peer_of_onednn_is_a_linear_layer():
 
 
 def test_the_arms_of_a_layer_compute_gradients():
-    arms = paths.layers(16, 4, 2, torch.device("cpu"))
-    assert paths.DENSE in arms
-    for work in arms.values():
+    candidates = paths.layers(16, 4, 2, torch.device("cpu"))
+    assert paths.DENSE in candidates
+    for work in candidates.values():
         work()
 
 
@@ -107,16 +107,16 @@ def test_the_page_shows_the_records():
 @pytest.mark.parametrize("net", ["mlp", "lenet5"])
 def test_an_epoch_can_be_fed_in_either_way(net, monkeypatch):
     monkeypatch.setattr(training, "IMAGES", 64)
-    for arm in training.epoch(torch.device("cpu"), net, 1.0).arms.values():
-        arm()
+    for candidate in training.epoch(torch.device("cpu"), net, 1.0).candidates.values():
+        candidate()
 
 
 @pytest.mark.parametrize("curve", [paths.density, paths.number, paths.width])
 def test_curves_of_paths_can_be_measured(curve):
     found = curve(torch.device("cpu"))
     smallest = min(found.sizes)
-    for arm in found.arms(smallest).values():
-        arm()
+    for candidate in found.candidates(smallest).values():
+        candidate()
 
 
 @pytest.mark.parametrize(
@@ -142,5 +142,5 @@ def test_variances_are_set_side_by_side():
 
 
 def test_systematic_samples_alias():
-    arms = sampling.aliasing(torch.device("cpu")).arms
-    assert arms["systematic"](0) > 500 * arms["jittered"](0)
+    candidates = sampling.aliasing(torch.device("cpu")).candidates
+    assert candidates["systematic"](0) > 500 * candidates["jittered"](0)

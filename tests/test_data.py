@@ -373,6 +373,74 @@ def test_batches_go_through_the_split_once(n, batch_size, seed, drop_last):
         assert torch.equal((x[:, 0, 0, 0] * 255).round().long(), y)
 
 
+# --- held out -------------------------------------------------------------------------------------
+
+
+def rows(split):
+    """Each image with its label, as bytes."""
+    pairs = zip(split.images, split.labels.tolist(), strict=True)
+    return [image.numpy().tobytes() + bytes([label]) for image, label in pairs]
+
+
+@settings(max_examples=25, deadline=None)
+@given(images=st.integers(1, 1436))
+def test_what_is_held_out_and_what_stays_make_the_whole(images):
+    whole, parted = mcnn.data.load("digits"), mcnn.data.load("digits", validation=images)
+    assert whole.validation is None
+    assert len(parted.validation) == images
+    stays, held = rows(parted.train), rows(parted.validation)
+    assert sorted(stays + held) == sorted(rows(whole.train))
+    left = set(stays)
+    assert stays == [row for row in rows(whole.train) if row in left], "they keep their order"
+    assert torch.equal(parted.test.images, whole.test.images)
+    assert (parted.mean, parted.std) == (whole.mean, whole.std)
+    assert (parted.validation.mean, parted.train.std) == (whole.mean, whole.std)
+    assert parted.fingerprint == whole.fingerprint
+
+
+def test_the_same_images_are_held_out_for_everybody():
+    """Whatever the generators, the device, and how many: fewer are among more."""
+    torch.manual_seed(1)
+    few = mcnn.data.load("digits", validation=3)
+    torch.manual_seed(2)
+    more = mcnn.data.load("digits").hold_out(300)
+    assert set(rows(few.validation)) <= set(rows(more.validation))
+    train = rows(mcnn.data.load("digits").train)
+    held = sorted(train.index(row) for row in rows(few.validation))
+    assert held == [706, 938, 1107], "another set would make choices of before incomparable"
+
+
+def test_classes_are_held_out_by_chance_not_from_one_end():
+    held = mcnn.data.load("digits", validation=500).validation
+    counts = torch.bincount(held.labels, minlength=10).double()
+    assert len(counts) == 10
+    assert ((counts - 50).abs() < 4 * 50**0.5).all()
+
+
+@pytest.mark.parametrize("images", [-1, 1437, 5000])
+def test_impossible_numbers_to_hold_out(images):
+    with pytest.raises(UsageError, match=rf"validation must be 1 ... 1436 .* got {images}"):
+        mcnn.data.load("digits", validation=images)
+
+
+def test_holding_out_twice_or_from_nothing():
+    digits = mcnn.data.load("digits", validation=10)
+    with pytest.raises(UsageError, match="10 images of digits are held out already"):
+        digits.hold_out(10)
+    with pytest.raises(UsageError, match="digits has no training images"):
+        replace(digits, train=None, validation=None).hold_out(10)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("index", [slice(2, 5), torch.tensor([7, 2, 2])])
+def test_a_part_of_a_split(index, device):
+    split = mcnn.data.load("digits", device=device).train
+    part = split.part(index)
+    assert torch.equal(part.images, split.images[index])
+    assert torch.equal(part.labels, split.labels[index])
+    torch.testing.assert_close(part.inputs(scale="standard"), split.inputs(index, "standard"))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_order_depends_on_the_generator_alone(device):
     split = small_split(100).to(device)
@@ -444,6 +512,13 @@ def test_ilsvrc12_decodes_when_asked(photos, tmp_path):
     batches = list(data.test.batches(2))
     assert torch.equal(torch.cat([x for x, _ in batches]), unit)
     assert [y.tolist() for _, y in batches] == [[0, 0], [1]]
+    for index in (slice(1, 3), torch.tensor([1, 2])):
+        part = data.test.part(index)
+        assert part.labels.tolist() == [0, 1]
+        assert torch.equal(part.inputs(), unit[1:])
+    assert len(data.test) == 3
+    with pytest.raises(UsageError, match="ilsvrc12 has no training images"):
+        data.hold_out(1)
 
 
 def test_ilsvrc12_damaged(photos, tmp_path):

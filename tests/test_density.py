@@ -10,7 +10,7 @@ from torch.library import opcheck
 from mcnn import density
 from mcnn.density import counts as plain
 from mcnn.density import native
-from mcnn.density.counts import cumulated
+from mcnn.density.counts import cumulative_mass
 from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -73,7 +73,7 @@ def test_long_rows_put_every_sample_into_its_piece(method):
 
 def test_partial_sums_are_those_of_the_weights():
     w = rows(3, 1000)
-    mass = torch.diff(cumulated(w), dim=1, prepend=torch.zeros(3, 1, dtype=torch.int64))
+    mass = torch.diff(cumulative_mass(w), dim=1, prepend=torch.zeros(3, 1, dtype=torch.int64))
     top = torch.frexp(w.abs().amax(1, keepdim=True).double()).exponent
     unit = 2.0 ** (top - (53 - 10)).double()  # 1000 inputs take 10 of the 53 bits
     assert (mass * unit - w.double().abs()).abs().le(unit / 2).all()
@@ -136,7 +136,7 @@ def test_jittered_counts_follow_the_samples_they_stand_for():
     w, samples, seed = rows(5, 40), 33, 9
     index = torch.arange(5)[:, None] * samples + torch.arange(samples)
     xi = (torch.arange(samples) + uniforms(seed, index)) / samples
-    edges = cumulated(w).double() / cumulated(w)[:, -1:]
+    edges = cumulative_mass(w).double() / cumulative_mass(w)[:, -1:]
     hit = torch.searchsorted(edges, xi, right=True)
     expected = torch.stack([torch.bincount(h, minlength=40) for h in hit])
     assert torch.equal(density.sample_counts(w, samples, seed=seed).abs(), expected.int())
@@ -149,7 +149,7 @@ def test_samples_are_found_where_the_edges_are_found_among_them(method, shape, s
     """Searching for each sample in the edges against searching for each edge in the samples."""
     w = torch.where(rows(*shape, seed=1).abs() < 0.4, 0, rows(*shape, seed=samples))
     which = torch.arange(len(w))
-    edges = cumulated(w)
+    edges = cumulative_mass(w)
     found = plain.METHODS[method](edges.double(), samples, 7, which)
     u = plain.uniforms(7, which[:, None] * samples + torch.arange(samples))
     if method == "van-der-corput":
@@ -170,7 +170,7 @@ def loop(monkeypatch):
 
     def counted(*arguments, **options):
         with monkeypatch.context() as without:
-            without.setattr(native, "serves", lambda *_: False)
+            without.setattr(native, "supports", lambda *_: False)
             return density.sample_counts(*arguments, **options)
 
     return counted
@@ -202,7 +202,7 @@ def test_the_loop_in_c_counts_the_same(
         w = w * 2.0 ** -torch.arange(shape[1])
     power = power if dtype != torch.float16 else power // 20
     w = (w * 2.0**power).to(dtype)
-    assert native.serves(w, method, "stored")
+    assert native.supports(w, method, "stored")
     found = density.sample_counts(w, samples, method, normalize, seed=seed)
     assert torch.equal(found, loop(w, samples, method, normalize, seed=seed))
 
@@ -268,7 +268,7 @@ def test_compiled_graphs_count_without_a_break(method):
 @pytest.mark.parametrize("samples", [1, 10, 94, 1000])
 def test_systematic_counts_are_neighbours_of_their_expectation(samples):
     w = rows(20, 60)
-    mass = torch.diff(cumulated(w), dim=1, prepend=torch.zeros(20, 1, dtype=torch.int64))
+    mass = torch.diff(cumulative_mass(w), dim=1, prepend=torch.zeros(20, 1, dtype=torch.int64))
     exact = mass.double() * samples / mass.sum(1, keepdim=True)
     for seed in range(20):
         counts = density.sample_counts(w, samples, "systematic", seed=seed).abs()

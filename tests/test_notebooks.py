@@ -13,7 +13,7 @@ import nbformat
 import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from notebook_compare import difference, text_difference
+from notebook_compare import OTHER_PROCESSOR, difference, text_difference
 from notebook_lint import faults
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,8 +75,15 @@ def raising_cell(notebook):
     notebook.cells[2].source += "\nraise RuntimeError('planted')"
 
 
+def another_processor(notebook):
+    """A last bit more on another processor is no fault; another word or a large number is."""
+    notebook.metadata.mcnn = {"processor": "another"}
+    wrong_digit(notebook)
+
+
 # What is planted, and the cells that must fail for it.
 PLANTS = {
+    another_processor: set(),
     untouched: set(),
     wrong_digit: {2},
     swapped_figure: {3, 4},
@@ -198,6 +205,21 @@ def test_lint_catches(executed, tmp_path, plant, complaint):
 )
 def test_numbers_are_compared_by_value(stored, new, same):
     assert (text_difference(stored, new) is None) == same
+
+
+@pytest.mark.parametrize(
+    ("stored", "new", "same"),
+    [
+        ("accuracy 0.91", "accuracy 0.88", True),
+        ("accuracy 0.91", "accuracy 0.41", False),
+        ("accuracy 0.91", "error 0.91", False),
+        ("93 weights", "97 weights", True),
+        ("93 weights", "930 weights", False),
+    ],
+)
+def test_another_processor_need_only_be_alike(stored, new, same):
+    assert (text_difference(stored, new, OTHER_PROCESSOR) is None) == same
+    assert text_difference(stored, new) is not None
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""The experiments on partitions: replicas train as if alone, measures are what they say."""
+"""The experiments on partitions: arms train as if alone, measures are what they say."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ from torch import nn
 
 from mcnn import data, training
 from mcnn.experiments.partition import calibration, coverage, curve, runs, table, variance
-from mcnn.experiments.partition.replicas import KINDS, Masks, Replicas, mask_seed, train_arms
+from mcnn.experiments.partition.masks import KINDS, Masks, mask_seed, train_arms
 from mcnn.partition import DropoutPartition, part_labels
 from mcnn.training import nets
 
@@ -56,19 +56,19 @@ def alone(net, arm, shape, factors=None):
     return model
 
 
-# --- replicas -----------------------------------------------------------------------------------
+# --- arms ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_every_replica_trains_as_it_would_alone(digits, device):
+def test_every_arm_trains_as_it_would_alone(digits, device):
     digits = digits.to(device)
     arms = [("partition", 2), ("keep-one", 3), ("shared", 3), ("dropout", 4), ("partition", 9)]
     options = {"epochs": 2, "batch_size": 100, "lr": 0.05}
     together = train_arms(digits, arms, SEED, every=1, **options)
     options |= {"seed": SEED, "scale": "standard", "schedule": "constant"}
     for arm in arms:
-        drawn = Masks([arm], [120, 84], SEED, device)
-        factors = [drawn.next(b) for b in (100, 100, 100, 30) * 2]
+        drawn = Masks([(arm, SEED)], [120, 84], device)
+        factors = [drawn(b) for b in (100, 100, 100, 30) * 2]
         model = alone("lenet5", arm, digits.shape, factors).to(device)
         rows = training.fit(model, digits, evaluate_each=True, **options)
         name = f"{arm[0]} {arm[1]}"
@@ -78,58 +78,23 @@ def test_every_replica_trains_as_it_would_alone(digits, device):
         assert together["off"][name] == together["test"][name], "here they are the same images"
 
 
-def test_gradients_of_replicas_are_those_of_the_networks():
-    models = [nets.build("lenet5", seed=s, shape=(3, 32, 32)) for s in range(3)]
-    both = Replicas(models).double()
-    x, y = normal(4, 3, 32, 32).double(), torch.tensor([1, 0, 7, 3])
-    logits = both(x)
-    nn.functional.cross_entropy(logits.flatten(0, 1), y.repeat(3), reduction="sum").backward()
-    for r, model in enumerate(models):
-        out = model.double()(x)
-        torch.testing.assert_close(logits[r], out.float())
-        nn.functional.cross_entropy(out, y, reduction="sum").backward()
-        for i, name in enumerate(("0", "3")):
-            grad = both.convolutions[i][0].grad.chunk(3)[r]
-            torch.testing.assert_close(grad, model.get_parameter(f"{name}.weight").grad)
-        for i, name in enumerate(("7", "9", "11")):
-            grad = both.linears[i][0].grad[r].T
-            torch.testing.assert_close(grad, model.get_parameter(f"{name}.weight").grad)
-
-
-def test_perceptrons_may_see_different_images():
-    models = [nets.build("mlp", seed=s, widths=(9, 7, 5, 3)) for s in range(2)]
-    both = Replicas(models)
-    assert both.widths == [7, 5]
-    x = normal(2, 4, 9)
-    torch.testing.assert_close(both(x), torch.stack([m(a) for m, a in zip(models, x, strict=True)]))
-
-
-def test_mixed_precision_is_near():
-    models = [nets.build("lenet5", seed=s, shape=(1, 8, 8)) for s in range(2)]
-    x = normal(4, 1, 8, 8)
-    mixed = Replicas(models, mixed=True)(x)
-    assert mixed.dtype == torch.float32
-    torch.testing.assert_close(mixed, Replicas(models)(x), atol=0.01, rtol=0.05)
-
-
 @pytest.mark.parametrize(("kind", "drop"), [("partition", "one"), ("keep-one", "keep-one")])
 def test_masks_of_partitions_are_those_of_the_layer(kind, drop):
     """Over many cycles, past the block that is drawn together."""
-    arms = [(kind, 2), (kind, 5)]
-    masks = Masks(arms, [7, 3], 11, "cpu")
+    masks = Masks([((kind, 2), 11), ((kind, 5), 11)], [7, 3], "cpu")
     layers = [
-        [DropoutPartition(p, drop, seed=mask_seed(11, (kind, p), i)) for _, p in arms]
+        [DropoutPartition(p, drop, seed=mask_seed(11, (kind, p), i)) for p in (2, 5)]
         for i in range(2)
     ]
     for _ in range(400):
-        for found, own in zip(masks.next(4), layers, strict=True):
+        for found, own in zip(masks(4), layers, strict=True):
             expected = torch.stack([layer(torch.ones(1, found.shape[2])) for layer in own])
             torch.testing.assert_close(found, expected)
 
 
 def test_masks_of_dropout_have_its_rate():
-    masks = Masks([("shared", 4), ("dropout", 4)], [5000], 0, "cpu")
-    shared, own = masks.next(6)[0]  # [6, 5000] each
+    masks = Masks([(("shared", 4), 0), (("dropout", 4), 0)], [5000], "cpu")
+    shared, own = masks(6)[0]  # [6, 5000] each
     assert torch.equal(shared, shared[:1].expand(6, -1))
     assert not torch.equal(own[0], own[1])
     for m in (shared[:1], own):
@@ -137,21 +102,22 @@ def test_masks_of_dropout_have_its_rate():
         z = (kept.mean() - 0.75) / math.sqrt(0.75 * 0.25 / m.numel())
         assert abs(z) < 4
         torch.testing.assert_close(m[m != 0], torch.full_like(m[m != 0], 4 / 3))
-    assert not torch.equal(masks.next(6)[0][0], shared), "another step, another mask"
+    assert not torch.equal(masks(6)[0][0], shared), "another step, another mask"
 
 
 def test_an_arm_has_its_masks_whatever_the_others():
     arm = ("dropout", 3)
-    alone, last = (Masks(a, [8], 1, "cpu") for a in ([arm], [("shared", 3), ("partition", 2), arm]))
+    others = [("shared", 3), ("partition", 2)]
+    alone, last = (Masks([(a, 1) for a in s], [8], "cpu") for s in ([arm], [*others, arm]))
     for _ in range(3):
-        assert torch.equal(alone.next(2)[0][0], last.next(2)[0][2])
+        assert torch.equal(alone(2)[0][0], last(2)[0][2])
     seeds = {mask_seed(s, (k, p), i) for s in (0, 1) for k in KINDS for p in (2, 9) for i in (0, 1)}
     assert len(seeds) == 2 * len(KINDS) * 2 * 2
 
 
 def test_kinds_that_are_not_there():
     with pytest.raises(ValueError, match="not in"):
-        Masks([("half", 2)], [3], 0, "cpu")
+        Masks([(("half", 2), 0)], [3], "cpu")
 
 
 # --- variance -----------------------------------------------------------------------------------

@@ -86,17 +86,6 @@ def test_small_networks_use_the_weights_they_may(total):
         assert total - unit < used <= total
 
 
-def test_images_held_out_are_trained_on_by_nobody():
-    rest, held = fair.held_out(DIGITS, 137)
-    assert (len(rest.train), len(held)) == (1300, 137)
-    together = torch.cat([rest.train.images, held.images]).flatten(1)
-    assert torch.equal(
-        together.unique(dim=0, return_counts=True)[1].sort().values,
-        DIGITS.train.images.flatten(1).unique(dim=0, return_counts=True)[1].sort().values,
-    )
-    assert torch.equal(held.labels, fair.held_out(DIGITS, 137)[1].labels)
-
-
 def test_choosing_never_looks_at_the_test_set(monkeypatch):
     trial = fair.FairTrial(
         dataset="digits",

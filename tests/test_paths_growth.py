@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mcnn import data, training
 from mcnn.experiments.paths import growth, signs
 from mcnn.experiments.paths.common import BATCH, RECIPE
 from mcnn.paths import Graph, PathMLP, grow, regrow, sample_paths
-from mcnn.paths.carry import carried
+from mcnn.paths.optimizer_state import migrate_optimizer_state
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 WIDTHS = (12, 9, 7, 4)
@@ -24,17 +25,17 @@ OPTIMIZERS = {
 
 def trained(optimizer="sgd", device="cpu", steps=3, paths=20, **options):
     net = PathMLP(WIDTHS, paths, "uniform", 3, device=device, **options)
-    descent = OPTIMIZERS[optimizer](net.parameters())
-    step(net, descent, steps)
-    return net, descent
+    optimizer = OPTIMIZERS[optimizer](net.parameters())
+    step(net, optimizer, steps)
+    return net, optimizer
 
 
-def step(net, descent, steps=1):
+def step(net, optimizer, steps=1):
     x = torch.rand(8, WIDTHS[0], generator=torch.Generator().manual_seed(1)).to(net.sampled.device)
     for _ in range(steps):
-        descent.zero_grad()
+        optimizer.zero_grad()
         net(x).square().mean().backward()
-        descent.step()
+        optimizer.step()
 
 
 def by_place(layer, values):
@@ -50,48 +51,51 @@ def by_place(layer, values):
 @pytest.mark.parametrize(("optimizer", "name"), [("sgd", "momentum_buffer"), ("adam", "exp_avg")])
 @pytest.mark.parametrize("change", [lambda n: grow(n, 9), lambda n: regrow(n, 11)])
 def test_edges_that_stay_keep_their_momentum(optimizer, name, change, device):
-    net, descent = trained(optimizer, device)
+    net, optimizer = trained(optimizer, device)
     old = copy.deepcopy(net)
-    before = [by_place(m, descent.state[m.weight][name]) for m in net.layers]
-    with carried(descent, net):
+    before = [by_place(m, optimizer.state[m.weight][name]) for m in net.layers]
+    with migrate_optimizer_state(optimizer, net):
         change(net)
-    held = {id(p) for group in descent.param_groups for p in group["params"]}
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in net.parameters()}
-    assert set(map(id, descent.state)) == held
+    assert set(map(id, optimizer.state)) == held
     for was, layer, places in zip(old.layers, net.layers, before, strict=True):
-        now = by_place(layer, descent.state[layer.weight][name])
+        now = by_place(layer, optimizer.state[layer.weight][name])
         weights, weights_before = by_place(layer, layer.weight), by_place(was, was.weight)
         assert set(now) - set(places), "no edge is new"
         stayed = {p for p in now if weights[p] == weights_before.get(p)}
         assert len(stayed) > 5
         for place, value in now.items():
             assert value == (places[place] if place in stayed else 0)
-    step(net, descent)  # the optimiser trains what is there now
+    step(net, optimizer)  # the optimiser trains what is there now
     assert all((m.weight.grad is not None) for m in net.layers)
 
 
 def test_nothing_happens_without_a_change():
-    net, descent = trained()
-    state = {id(p): s["momentum_buffer"].clone() for p, s in descent.state.items()}
-    with carried(descent, net):
+    net, optimizer = trained()
+    state = {id(p): s["momentum_buffer"].clone() for p, s in optimizer.state.items()}
+    with migrate_optimizer_state(optimizer, net):
         pass
-    assert all(torch.equal(state[id(p)], s["momentum_buffer"]) for p, s in descent.state.items())
+    assert all(torch.equal(state[id(p)], s["momentum_buffer"]) for p, s in optimizer.state.items())
 
 
 def test_a_fresh_optimiser_has_nothing_to_carry():
     net = PathMLP(WIDTHS, 20)
-    descent = OPTIMIZERS["sgd"](net.parameters())
-    with carried(descent, net):
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    with migrate_optimizer_state(optimizer, net):
         grow(net, 5)
-    assert not descent.state
-    step(net, descent)
+    assert not optimizer.state
+    step(net, optimizer)
 
 
 def test_what_cannot_be_carried_is_said():
-    net, descent = trained(duplicates="keep")
-    with pytest.raises(ValueError, match="merge"), carried(descent, net):
+    net, optimizer = trained(duplicates="keep")
+    with pytest.raises(ValueError, match="merge"), migrate_optimizer_state(optimizer, net):
         pass
-    with pytest.raises(ValueError, match="does not train"), carried(descent, PathMLP(WIDTHS, 9)):
+    with (
+        pytest.raises(ValueError, match="does not train"),
+        migrate_optimizer_state(optimizer, PathMLP(WIDTHS, 9)),
+    ):
         pass
 
 
@@ -102,8 +106,10 @@ def test_the_loop_is_that_of_the_other_experiments():
     """Without changes, the weights are those of `training.fit`, bit by bit."""
     found = data.load("digits")
     nets = [PathMLP((64, 20, 10), 100, "uniform", 1) for _ in range(2)]
-    growth.fit(nets[0], found, 2, 5, growth._nothing)
-    training.fit(nets[1], found, epochs=2, batch_size=BATCH, seed=5, **RECIPE)
+    options = {"epochs": 2, "batch_size": BATCH, "seed": 5, **RECIPE}
+    nothing = partial(growth.changed, change=lambda net, step: None)
+    training.fit(nets[0], found, on_step=nothing, **options)
+    training.fit(nets[1], found, **options)
     for a, b in zip(*(net.parameters() for net in nets), strict=True):
         assert torch.equal(a, b)
 

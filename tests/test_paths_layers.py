@@ -18,14 +18,13 @@ from mcnn.paths import (
     PathResidual,
     export_onnx,
     grow,
-    portable,
     regrow,
     sample_paths,
     strengths,
+    to_dense_model,
+    to_gather_model,
     two_four,
 )
-from mcnn.sparse.autograd import dense_product, edges_of_paths, product
-from mcnn.sparse.blocks import block_product, find_blocks
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 KERNELS = ["gather", "dense"]
@@ -35,160 +34,7 @@ def randn(*shape, seed=0, **options):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), **options)
 
 
-# --- the product ----------------------------------------------------------------------------------
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    n=st.integers(1, 20),
-    m=st.integers(1, 20),
-    b=st.integers(1, 9),
-    paths=st.integers(1, 80),
-    merge=st.booleans(),
-    method=st.sampled_from(list(METHODS)),
-    seed=st.integers(0, 1000),
-)
-def test_products_are_those_of_a_matrix(n, m, b, paths, merge, method, seed):
-    edges, edge_of_path = edges_of_paths(sample_paths([n, m], paths, method, seed), n, m, merge)
-    count = len(edges.inputs)
-    w, x = randn(count, dtype=torch.float64), randn(n, b, seed=1, dtype=torch.float64)
-    matrix = torch.zeros(m, n, dtype=torch.float64)
-    for i, j, value in zip(edges.outputs.tolist(), edges.inputs.tolist(), w.tolist(), strict=True):
-        matrix[i, j] += value
-    torch.testing.assert_close(product(x, w, edges), matrix @ x)
-    torch.testing.assert_close(dense_product(x, w, edges), matrix @ x)
-    # The edges of the paths are the paths, and sorted both ways.
-    found = sample_paths([n, m], paths, method, seed)
-    assert torch.equal(edges.inputs[edge_of_path], found[0])
-    assert torch.equal(edges.outputs[edge_of_path], found[1])
-    assert torch.equal(edges.outputs_by_input, edges.outputs[edges.order])
-    assert (edges.inputs[edges.order].diff() >= 0).all()
-    assert torch.equal(edge_of_path.unique(), torch.arange(count))
-    assert count == (len(found.unique(dim=1).T) if merge else paths)
-
-
-@pytest.mark.parametrize("merge", [True, False])
-@pytest.mark.parametrize("method", ["uniform", "sobol"])
-def test_derivatives(merge, method):
-    edges, _ = edges_of_paths(sample_paths([6, 5], 20, method), 6, 5, merge)
-    x = randn(6, 3, dtype=torch.float64).requires_grad_()
-    w = randn(len(edges.inputs), seed=1, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, w: product(x, w, edges), (x, w))
-    assert torch.autograd.gradcheck(lambda x, w: dense_product(x, w, edges), (x, w))
-
-
-def test_derivatives_block_by_block():
-    edges, _ = edges_of_paths(sample_paths([8, 16], 64), 8, 16)
-    blocks = find_blocks(edges)
-    x = randn(8, 3, dtype=torch.float64).requires_grad_()
-    w = randn(64, seed=1, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, w: block_product(x, w, blocks), (x, w))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("batch", [3, 1100])
-def test_the_operators_keep_the_rules_of_operators(dtype, batch):
-    edges, _ = edges_of_paths(sample_paths([64, 32], 64), 64, 32)
-    blocks = find_blocks(edges)
-    count = len(edges.inputs)
-    x, grad = randn(64, batch, dtype=dtype), randn(32, batch, dtype=dtype)
-    w, bias = randn(count, dtype=dtype), randn(32, dtype=dtype)
-    operators, tests = torch.ops.mcnn, ("test_schema", "test_faketensor")
-    for operator, arguments in (
-        (operators.path_sum, (x, w, edges.inputs, edges.starts, bias, True)),
-        (operators.path_dot, (x, grad, edges.inputs, edges.outputs, edges.starts)),
-        (operators.path_grads, (x, grad, w, *edges)),
-        (operators.path_rectified, (grad, grad)),
-        (operators.path_blocks, (x, w, *blocks, bias, True)),
-        (operators.path_block_grads, (x, grad, w, *blocks)),
-    ):
-        torch.library.opcheck(operator, arguments, test_utils=tests)
-
-
-@pytest.mark.parametrize("kernel", ["gather", "blocks"])
-def test_second_derivatives_are_refused(kernel):
-    layer = PathLinear(64, 64, 64 * 4, kernel=kernel)
-    x = randn(5, 64).requires_grad_()
-    (slope,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
-
-
-def test_shapes_that_do_not_fit_are_refused():
-    edges, _ = edges_of_paths(sample_paths([8, 16], 32), 8, 16)
-    blocks = find_blocks(edges)
-    for multiply, layer in ((product, edges), (block_product, blocks)):
-        for x, w in ((randn(9, 2), randn(32)), (randn(8), randn(32))):
-            with pytest.raises(ValueError, match=r"x must be \[8, batch\]"):
-                multiply(x, w, layer)
-        with pytest.raises(ValueError, match=r"bias must be \[16\]"):
-            multiply(randn(8, 2), randn(32), layer, randn(15))
-        with pytest.raises(TypeError, match="bias and weight"):
-            multiply(randn(8, 2), randn(32), layer, randn(16).double())
-    with pytest.raises(ValueError, match=r"weight \[32\]"):
-        product(randn(8, 2), randn(48), edges)
-    for count in (0, 31, 48):
-        with pytest.raises(ValueError, match="equally many"):
-            block_product(randn(8, 2), randn(count), blocks)
-
-
-@pytest.mark.parametrize("kernel", ["gather", "blocks", "dense"])
-def test_layers_follow_others_in_mixed_precision(kernel):
-    """A layer before them may hand on bfloat16; their own sums are in the type of the weights."""
-    layer = PathLinear(64, 64, 64 * 4, kernel=kernel, bias=False)
-    net, x = nn.Sequential(nn.Linear(64, 64), layer), randn(32, 64)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = net(x)
-    y.square().sum().backward()
-    torch.testing.assert_close(y.float(), net(x), rtol=0.05, atol=0.05)
-    assert layer.weight.grad.dtype == torch.float32
-    if kernel != "dense":
-        assert y.dtype == torch.float32
-        with pytest.raises(TypeError, match="one type"):
-            layer(x.bfloat16())
-
-
-# --- blocks ---------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    digits=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    more=st.integers(1, 4),
-    seed=st.integers(0, 10**9),
-    dimensions=st.permutations(range(6)),
-)
-def test_sobol_layers_fall_into_full_blocks(digits, more, seed, dimensions):
-    n, m = (1 << d for d in digits)
-    paths = max(n, m) << more
-    found = sample_paths([n, m], paths, "sobol", seed, dimensions=dimensions[:2])
-    edges, _ = edges_of_paths(found, n, m)
-    blocks = find_blocks(edges)
-    count = len(edges.inputs)
-    if count == n * m:
-        assert blocks is None  # one block: a full layer
-        return
-    assert torch.equal(blocks.inputs[blocks.input_places], torch.arange(n))
-    assert torch.equal(blocks.outputs[blocks.output_places], torch.arange(m))
-    w, x = randn(count), randn(n, 5, seed=1)
-    torch.testing.assert_close(block_product(x, w, blocks), product(x, w, edges))
-
-
-@pytest.mark.parametrize(
-    "paths",
-    [
-        [[0, 1, 2, 3], [0, 1, 2, 2]],  # two edges into one unit
-        [[0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 3, 1, 2, 3, 0]],  # a ring
-        [[0, 0, 1, 1], [0, 0, 1, 1]],  # duplicates
-    ],
-)
-def test_other_layers_do_not(paths):
-    paths = torch.tensor(paths)
-    n = int(paths.max()) + 1
-    edges, _ = edges_of_paths(paths, n, n, merge=False)
-    assert find_blocks(edges) is None
-    with pytest.raises(ValueError, match="does not fall into blocks"):
-        PathLinear(n, n, paths, kernel="blocks", duplicates="keep")
+# --- layers ---------------------------------------------------------------------------------------
 
 
 def test_the_kernel_is_chosen_and_shown():
@@ -197,12 +43,11 @@ def test_the_kernel_is_chosen_and_shown():
     assert PathLinear(64, 64, 64 * 16, "permutation").kernel == "gather"
     assert PathLinear(64, 64, 64 * 60, "permutation").kernel == "dense"
     assert PathLinear(64, 64, 64 * 16, kernel="dense").kernel == "dense"
-    assert "edges=1024, kernel='blocks'" in repr(PathLinear(64, 64, 64 * 16))
+    assert "n_weights=1024, bias=True, paths=1024, kernel='blocks'" in repr(
+        PathLinear(64, 64, 64 * 16)
+    )
     assert PathConv2d(256, 256, 3, 256 * 8).kernel == "gather"
     assert PathConv2d(32, 32, 3, 32 * 8).kernel == "dense"
-
-
-# --- layers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -362,7 +207,9 @@ def test_paths_run_through_a_whole_convolutional_network():
     for first, second in pairwise(layers):
         assert torch.equal(first.paths[1], second.paths[0])
     assert [layer.in_units for layer in layers] == [3, 8, 8, 8, 16, 16, 16]
-    torch.testing.assert_close(portable(net)(randn(2, 3, 8, 8)), net.eval()(randn(2, 3, 8, 8)))
+    torch.testing.assert_close(
+        to_dense_model(net)(randn(2, 3, 8, 8)), net.eval()(randn(2, 3, 8, 8))
+    )
 
 
 def test_a_residual_block_adds():
@@ -419,13 +266,13 @@ def test_exchanging_paths_never_disconnects(duplicates, seed, rounds, paths):
 # --- other engines --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["gather", "dense"])
-def test_portable_forms_compute_the_same(form):
+@pytest.mark.parametrize("convert", [to_gather_model, to_dense_model])
+def test_plain_networks_compute_the_same(convert):
     net = PathMLP([20, 16, 4], 60, seed=1, fixed_signs=True)
-    plain = portable(net, form)
+    plain = convert(net)
     assert not [m for m in plain.modules() if isinstance(m, PathLinear)]
     torch.testing.assert_close(plain(randn(3, 20)), net(randn(3, 20)))
-    nested = portable(nn.Sequential(nn.Linear(8, 20), PathLinear(20, 4, 30, bias=False)), form)
+    nested = convert(nn.Sequential(nn.Linear(8, 20), PathLinear(20, 4, 30, bias=False)))
     assert nested(randn(2, 8)).shape == (2, 4)
 
 
@@ -505,8 +352,8 @@ def test_memory_grows_by_edges_and_units_only():
         (lambda: grow(PathMLP([4, 4], torch.zeros(2, 2, dtype=torch.int32)), 1), "given"),
         (lambda: grow(PathMLP([4, 4], 8), 0), "paths"),
         (lambda: regrow(PathMLP([4, 4], 8), 8), "leave some"),
-        (lambda: portable(PathMLP([4, 4], 8), "csr"), "form"),
-        (lambda: portable(PathConv2d(4, 4, 3, 8), "gather"), "no gather form"),
+        (lambda: export_onnx(PathMLP([4, 4], 8), randn(2, 4), "net.onnx", "csr"), "form"),
+        (lambda: to_gather_model(PathConv2d(4, 4, 3, 8)), "no gather form"),
         (lambda: two_four(PathLinear(6, 4, 8)), "multiple of 4"),
     ],
 )

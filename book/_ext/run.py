@@ -9,23 +9,24 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from shutil import copy2, copytree, ignore_patterns, rmtree
+from shutil import copytree, ignore_patterns, rmtree
 from typing import NoReturn
 
 import nbformat
 import papermill
+import torch
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from mcnn.errors import McnnError
 from mcnn.ledger import registry, runner
 from mcnn.ledger.project import PROFILES
+from mcnn.ledger.provenance import device_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "run"
 UNFINISHED = ROOT / "_build" / "unfinished"
 OWN_RESULTS = ROOT / "_build" / "run-results"  # of runs at `full`: kept, so that they go on
-_SOURCES = ("book", "notebooks", "results", "claims.yml", "_config.yml", "_toc.yml")
 
 _EXAMPLES = """examples:
   run.py                                     every chapter at profile fast
@@ -118,7 +119,7 @@ def execute(stem: str, target: Path, parameters: dict[str, str] | None = None) -
 
 
 def normalise(notebook: nbformat.NotebookNode) -> None:
-    """Remove what differs from run to run or machine to machine: timings, paths, versions."""
+    """Remove what differs from run to run: timings, paths, versions; say which processor it was."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)
     notebook.metadata.kernelspec = {
@@ -127,6 +128,8 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
         "name": "python3",
     }
     notebook.metadata.language_info = {"name": "python"}
+    # Others round otherwise: the comparison of notebooks allows for that.
+    notebook.metadata.mcnn = {"processor": device_name(torch.device("cpu"))}
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
@@ -150,20 +153,29 @@ def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebo
 
 def render(executed: Path) -> Path:
     """Render the book with these executed notebooks, the others as committed; return its index."""
-    rmtree(SITE, ignore_errors=True)
-    SITE.mkdir(parents=True)
-    for source in (ROOT / name for name in _SOURCES):
-        if source.is_dir():
-            copytree(source, SITE / source.name, ignore=ignore_patterns("__pycache__", ".*"))
-        elif source.exists():
-            copy2(source, SITE)
-    copytree(executed, SITE / "notebooks", dirs_exist_ok=True)
-    if "MCNN_RESULTS" in os.environ:
-        copytree(os.environ["MCNN_RESULTS"], SITE / "results", dirs_exist_ok=True)
+    lay_out(executed)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     options = ["--all", "-q", "-W", "-n", "--keep-going"]
     subprocess.run([jupyter_book, "build", ".", *options], cwd=SITE, check=True)
     return SITE / "_build" / "html" / "index.html"
+
+
+def lay_out(executed: Path) -> None:
+    """Make a folder that looks like the checkout, but for these notebooks and this run's records.
+
+    What a run does not change is linked: a page may show or link any file of the checkout.
+    """
+    rmtree(SITE, ignore_errors=True)
+    SITE.mkdir(parents=True)
+    own = {"notebooks": executed, "results": os.environ.get("MCNN_RESULTS")}
+    for source in ROOT.iterdir():
+        if source.name in own:
+            copytree(source, SITE / source.name, ignore=ignore_patterns("__pycache__", ".*"))
+        elif source.name != "_build" and not source.name.startswith("."):
+            (SITE / source.name).symlink_to(source, target_is_directory=source.is_dir())
+    for name, folder in own.items():
+        if folder:
+            copytree(folder, SITE / name, dirs_exist_ok=True)
 
 
 def _notebook(stem: str) -> Path:

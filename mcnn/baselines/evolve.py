@@ -11,7 +11,7 @@ from mcnn.sampling import as_seed, fold_in, hash_bits
 
 
 class Evolving(Masked):
-    r"""Replace weights of each layer every few steps; an ``on_step`` of :func:`mcnn.training.fit`.
+    r"""Replace weights of each layer every few steps of a training; see :meth:`on_step`.
 
     At step t the fraction :math:`\frac{\alpha}{2}(1+\cos\frac{\pi t}{T})` of a layer's weights
     leaves, those of smallest magnitude, and as many come, at zero.

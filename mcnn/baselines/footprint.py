@@ -92,18 +92,18 @@ def layer_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, LayerSha
     Examples
     --------
     >>> net = nn.Sequential(nn.Conv2d(3, 6, 5), nn.Flatten(), nn.Linear(96, 10))
-    >>> for found in layer_shapes(net, (3, 8, 8)).values():
-    ...     print(tuple(found))
+    >>> for shape in layer_shapes(net, (3, 8, 8)).values():
+    ...     print(tuple(shape))
     (3, 6, 25, 16)
     (96, 10, 1, 1)
     """
-    found: dict[str, LayerShape] = {}
+    shapes: dict[str, LayerShape] = {}
 
     def note(name: str) -> object:
         def hook(module: nn.Module, _: object, y: torch.Tensor) -> None:
             outputs, inputs, *kernel = module.weight.shape
             places = y[0, 0].numel() if kernel else 1
-            found[name] = LayerShape(inputs, outputs, torch.Size(kernel).numel(), places)
+            shapes[name] = LayerShape(inputs, outputs, torch.Size(kernel).numel(), places)
 
         return hook
 
@@ -122,7 +122,7 @@ def layer_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, LayerSha
         model.train(training)
         for handle in handles:
             handle.remove()
-    return found
+    return shapes
 
 
 def footprint(

@@ -1,6 +1,7 @@
 """Masks: which weights of a network are there, and how training keeps the others at zero."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,10 @@ def weights(model: nn.Module) -> dict[str, nn.Parameter]:
         If there are none.
     """
     kinds = (nn.Linear, _ConvNd)
-    found = {name: m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
-    if not found:
+    layers = {name: m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
+    if not layers:
         raise ValueError("the model has no linear or convolutional layer")
-    return found
+    return layers
 
 
 class Masked:
@@ -31,7 +32,7 @@ class Masked:
 
     Optimisers without weight decay then leave zeros alone.
     Where masks change, momentum still pushes weights that have left, so they are put back to zero
-    after every step: an instance is an ``on_step`` of :func:`mcnn.training.fit`.
+    after every step: :meth:`on_step` is one of :func:`mcnn.training.fit`.
 
     Parameters
     ----------
@@ -54,13 +55,13 @@ class Masked:
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        found = weights(model)
+        layers = weights(model)
         self.masks: Masks = {}
         self.gradients: Masks = {}
         for name, mask in masks.items():
-            if name not in found:
-                raise ValueError(f"no layer {name!r}; there are: {', '.join(found)}")
-            weight = found[name]
+            if name not in layers:
+                raise ValueError(f"no layer {name!r}; there are: {', '.join(layers)}")
+            weight = layers[name]
             if mask.shape != weight.shape:
                 shapes = f"{tuple(mask.shape)}, not {tuple(weight.shape)}"
                 raise ValueError(f"layer {name!r}: the mask is {shapes}")
@@ -78,6 +79,10 @@ class Masked:
         for name, weight in weights(model).items():
             if name in self.masks:
                 weight.mul_(self.masks[name])
+
+    def on_step(self, step: Any) -> None:
+        """Call the instance after a :class:`mcnn.training.Step`."""
+        self(step.model, step.number)
 
 
 def ranked(scores: Tensor, edges: int) -> Tensor:
@@ -165,12 +170,12 @@ def fan_in_mask(shape: Sequence[int], fan_in: Sequence[int], seed: int = 0) -> T
     )
 
 
-def shared_out(total: int, units: int) -> list[int]:
-    """Share a total out among units, evenly up to one.
+def apportion(total: int, units: int) -> list[int]:
+    """Apportion a total among units, evenly up to one.
 
     Examples
     --------
-    >>> shared_out(7, 3)
+    >>> apportion(7, 3)
     [3, 2, 2]
     """
     return [total // units + (i < total % units) for i in range(units)]
@@ -245,12 +250,12 @@ def edges_of(densities: Sequence[float], sizes: Sequence[int], total: int) -> li
     [2, 2]
     """
     exact = [d * n for d, n in zip(densities, sizes, strict=True)]
-    found = [min(int(e), n) for e, n in zip(exact, sizes, strict=True)]
-    by_rest = sorted(range(len(sizes)), key=lambda i: found[i] - exact[i])
-    room = [i for i in by_rest if found[i] < sizes[i]]
-    for i in room[: total - sum(found)]:
-        found[i] += 1
-    return found
+    edges = [min(int(e), n) for e, n in zip(exact, sizes, strict=True)]
+    by_rest = sorted(range(len(sizes)), key=lambda i: edges[i] - exact[i])
+    room = [i for i in by_rest if edges[i] < sizes[i]]
+    for i in room[: total - sum(edges)]:
+        edges[i] += 1
+    return edges
 
 
 def magnitude(model: nn.Module, edges: int | Mapping[str, int]) -> Masks:

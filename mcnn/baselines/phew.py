@@ -56,8 +56,8 @@ def phew(model: nn.Module, edges: int, seed: int | torch.Generator = 0) -> Masks
     >>> 38 < sum(int(mask.sum()) for mask in masks.values()) <= 40
     True
     """
-    found = {name: w.detach().abs().double().cpu() for name, w in weights(model).items()}
-    layers = list(found.values())
+    magnitudes = {name: w.detach().abs().double().cpu() for name, w in weights(model).items()}
+    layers = list(magnitudes.values())
     if any(w.ndim != 2 for w in layers):
         raise ValueError("the model has convolutions: walks go through linear layers only")
     if any(len(a) != b.shape[1] for a, b in pairwise(layers)):
@@ -73,7 +73,7 @@ def phew(model: nn.Module, edges: int, seed: int | torch.Generator = 0) -> Masks
         walks *= 2
     enough = int((used <= edges).sum())
     masks = {}
-    for (name, w), key in zip(found.items(), keys, strict=True):
+    for (name, w), key in zip(magnitudes.items(), keys, strict=True):
         mask = torch.zeros(w.numel(), dtype=torch.bool)
         mask[key[:enough]] = True
         masks[name] = mask.view(w.shape)

@@ -12,7 +12,8 @@ Each turns a row of weights into integer *codes* and one scale, as sampling a de
 With b bits the uniform codes are :math:`-L,\ldots,L` for :math:`L=2^{b-1}-1`, and the scale of a
 row is :math:`\max|w|/L`, or with ``clip="mse"`` the one that leaves the least squared error.
 
-:func:`packed_bits` and :func:`entropy_bits` say what codes cost, wherever they come from.
+:func:`quantize` does it to a whole model; its report says what the codes cost, as that of sampling
+does.
 
 References
 ----------
@@ -21,16 +22,14 @@ References
    neural networks. NIPS 2015.
 """
 
-import copy
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from mcnn.density import model as sampling_of_models
-from mcnn.density.model import Layers
-from mcnn.sampling import as_seed, fold_in, uniforms
+from mcnn import modelwise
+from mcnn.modelwise import Layers, Report
+from mcnn.sampling import as_seed, uniforms
 
 CLIPS = ("max", "mse")
 _STEPS = 64  # scales that are tried for the least squared error
@@ -217,7 +216,7 @@ def quantize(
     rule: Callable[[Tensor, int], tuple[Tensor, Tensor]],
     layers: Layers = None,
     seed: int | torch.Generator = 0,
-) -> tuple[nn.Module, dict[str, Tensor]]:
+) -> tuple[nn.Module, Report]:
     """Replace the weights of linear and convolutional layers by codes times the scale of a row.
 
     Parameters
@@ -227,7 +226,7 @@ def quantize(
     rule
         From rows of weights [rows, n] and a seed to codes and scale.
     layers
-        As in :func:`mcnn.density.quantize`.
+        As in :func:`mcnn.modelwise.select`.
     seed
         Each layer gets its own seed from this one.
 
@@ -235,55 +234,27 @@ def quantize(
     -------
     nn.Module
         A copy of the model with plain layers; biases are those of the model.
-    dict of str to Tensor
-        The codes [rows, n] of each layer.
+    Report
+        Of the codes.
 
     Raises
     ------
     ValueError
-        If nothing is chosen, or a layer is parametrised.
+        For what :func:`mcnn.modelwise.select` refuses.
 
     Examples
     --------
-    >>> small, codes = quantize(nn.Linear(100, 10), lambda w, seed: nearest(w, bits=4))
-    >>> int(codes[""].max())
+    >>> small, report = quantize(nn.Linear(100, 10), lambda w, seed: nearest(w, bits=4))
+    >>> max(report.histogram)
     7
     """
     seed = as_seed(seed)
-    model = copy.deepcopy(model)
-    found = {}
-    for number, (name, module) in enumerate(sampling_of_models._chosen(model, layers)):
-        own_seed = fold_in(seed, number)
-        rows = sampling_of_models._rows(module)
-        codes, scale = rule(rows, own_seed)
-        sampling_of_models._store(module, codes.to(rows.dtype) * scale[:, None], "exact")
-        found[name] = codes
-    return model, found
-
-
-def packed_bits(histogram: Mapping[int, int]) -> int:
-    """Return the bits of one code in the fewest that hold the range of all.
-
-    Parameters
-    ----------
-    histogram
-        How many weights have each code, as in :class:`mcnn.density.LayerReport`.
-
-    Examples
-    --------
-    >>> packed_bits({-1: 10, 0: 80, 1: 10}), packed_bits({-4: 1, 0: 9, 3: 1})
-    (2, 3)
-    """
-    return math.ceil(math.log2(max(histogram) - min(histogram) + 1))
-
-
-def entropy_bits(histogram: Mapping[int, int]) -> float:
-    """Return the Shannon entropy of the codes in bits a weight.
-
-    Examples
-    --------
-    >>> entropy_bits({-1: 1, 0: 2, 1: 1})
-    1.5
-    """
-    total = sum(histogram.values())
-    return -sum(n / total * math.log2(n / total) for n in histogram.values() if n) + 0.0
+    model, selected = modelwise.copied(model, layers)
+    reports = []
+    for layer in selected:
+        rows, own_bias = layer.rows, layer.module.bias
+        codes, scale = rule(rows, layer.seed(seed))
+        layer.write(codes.to(rows.dtype) * scale[:, None])
+        biases = 0 if own_bias is None else own_bias.numel()
+        reports.append(layer.report(codes, floats=len(rows) + biases))
+    return model, Report.of(model, reports)

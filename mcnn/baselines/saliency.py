@@ -31,11 +31,11 @@ def connection_sensitivity(model: nn.Module, x: Tensor, y: Tensor) -> Masks:
     Source: N. Lee, T. Ajanthan, P. H. S. Torr: SNIP: single-shot network pruning based on
     connection sensitivity, 2019.
     """
-    found = weights(model)
+    layers = weights(model)
     loss = F.cross_entropy(model(x), y)
-    gradients = torch.autograd.grad(loss, list(found.values()))
+    gradients = torch.autograd.grad(loss, list(layers.values()))
     return {
-        name: (w.detach() * g).abs() for (name, w), g in zip(found.items(), gradients, strict=True)
+        name: (w.detach() * g).abs() for (name, w), g in zip(layers.items(), gradients, strict=True)
     }
 
 
@@ -83,10 +83,10 @@ def synaptic_flow(model: nn.Module, shape: tuple[int, ...]) -> Masks:
         p.data.abs_()
         if name.endswith("bias"):
             p.data.zero_()
-    found = weights(positive)
-    ones = next(iter(found.values())).new_ones(1, *shape)
-    gradients = torch.autograd.grad(positive(ones).sum(), list(found.values()))
-    return {name: w.detach() * g for (name, w), g in zip(found.items(), gradients, strict=True)}
+    layers = weights(positive)
+    ones = next(iter(layers.values())).new_ones(1, *shape)
+    gradients = torch.autograd.grad(positive(ones).sum(), list(layers.values()))
+    return {name: w.detach() * g for (name, w), g in zip(layers.items(), gradients, strict=True)}
 
 
 def synflow(model: nn.Module, shape: tuple[int, ...], edges: int, iterations: int = 100) -> Masks:
@@ -110,8 +110,8 @@ def synflow(model: nn.Module, shape: tuple[int, ...], edges: int, iterations: in
         If there are not as many weights, or no iteration.
     """
     model = copy.deepcopy(model)
-    found = weights(model)
-    total = sum(w.numel() for w in found.values())
+    layers = weights(model)
+    total = sum(w.numel() for w in layers.values())
     if not 0 < edges <= total:
         raise ValueError(f"edges must be in 1 ... {total}, got {edges}")
     if iterations < 1:
@@ -119,6 +119,6 @@ def synflow(model: nn.Module, shape: tuple[int, ...], edges: int, iterations: in
     for k in range(1, iterations + 1):
         keep = edges if k == iterations else round(total * (edges / total) ** (k / iterations))
         masks = ranked_together(synaptic_flow(model, shape), keep)
-        for name, w in found.items():
+        for name, w in layers.items():
             w.data.mul_(masks[name])
     return masks

@@ -48,6 +48,7 @@ def load(
     device: torch.device | str = "cpu",
     root: Path | str | None = None,
     download: bool = False,
+    validation: int = 0,
 ) -> Data:
     """Return a data set, checked, on a device.
 
@@ -61,11 +62,15 @@ def load(
         The one folder to look in, instead of ``$MCNN_DATA`` and the user's cache.
     download
         Fetch the set if it is not there.
+    validation
+        Number of training images to hold out as ``.validation``, the same for everybody: see
+        :meth:`Data.hold_out`.
+        5,000 for whatever is chosen; none by default.
 
     Raises
     ------
     UsageError
-        For an unknown name.
+        For an unknown name, or an impossible number of images to hold out.
     DataError
         If the set is missing, damaged, or not the published one.
 
@@ -83,7 +88,8 @@ def load(
         if not download:
             raise DataError(_missing(name, root))
         folder = _fetch(name, root)
-    return _read(name, folder).to(device)
+    data = _read(name, folder)
+    return (data.hold_out(validation) if validation else data).to(device)
 
 
 def download(name: str, root: Path | str | None = None) -> Path:

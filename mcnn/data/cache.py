@@ -57,9 +57,9 @@ def _file(folder: Path) -> Path:
 def _load(file: Path, mark: str) -> Parts | None:
     """Return what a file holds, or nothing if it is missing, out of date or damaged."""
     try:
-        found = torch.load(file, weights_only=True)
-        parts = found["parts"]
-        fresh = found["signature"] == mark and found["fingerprint"] == fingerprint(parts)
+        content = torch.load(file, weights_only=True)
+        parts = content["parts"]
+        fresh = content["signature"] == mark and content["fingerprint"] == fingerprint(parts)
     except Exception:  # damage shows in many ways, and decoding anew mends all of them
         return None
     return parts if fresh else None

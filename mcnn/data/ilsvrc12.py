@@ -5,6 +5,7 @@ The set is far too large to be resident, and may only be had from image-net.org,
 images; a batch is decoded, resized and cropped as torchvision's pretrained weights expect it.
 """
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,14 @@ class PhotoSplit:
     def to(self, device: torch.device | str) -> "PhotoSplit":
         """Return the split with another device for its batches."""
         return PhotoSplit(self.photos, device)
+
+    def part(self, index: Tensor | slice) -> "PhotoSplit":
+        """Return the split of some of the photographs, int64 [m] or a slice."""
+        chosen = torch.arange(len(self))[index if isinstance(index, slice) else index.cpu()]
+        photos = copy.copy(self.photos)
+        photos.samples = [self.photos.samples[i] for i in chosen.tolist()]
+        photos.targets = [label for _, label in photos.samples]
+        return PhotoSplit(photos, self.device)
 
     def inputs(self, index: Tensor | slice | None = None, scale: str = "unit") -> Tensor:
         """Decode images; returns float32 [m, 3, 224, 224].

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mcnn.errors import UsageError
+
+_HELD_OUT = 5000  # key of the shuffle of Data.hold_out; another one is another validation set
 SCALES = ("unit", "standard")
 
 
@@ -54,6 +57,10 @@ class Split:
     def to(self, device: torch.device | str) -> "Split":
         """Return the split on another device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def part(self, index: Tensor | slice) -> "Split":
+        """Return the split of some of the images, int64 [m] or a slice, with the same scale."""
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     def inputs(self, index: Tensor | slice | None = None, scale: str = "unit") -> Tensor:
         """Return images as a network takes them.
@@ -162,6 +169,9 @@ class Data:
         Of the training images in [0, 1], one number a channel.
     fingerprint
         Names the exact tensors and their order: 16 hexadecimal digits of a SHA-256.
+        It is that of the whole set, also where images are held out.
+    validation
+        Images of the training set that are held out, see :meth:`hold_out`; ``None`` without.
     """
 
     name: str
@@ -171,6 +181,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    validation: Split | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -184,4 +195,56 @@ class Data:
 
     def to(self, device: torch.device | str) -> "Data":
         """Return the data set on another device."""
-        return replace(self, train=self.train and self.train.to(device), test=self.test.to(device))
+        train, validation = (part and part.to(device) for part in (self.train, self.validation))
+        return replace(self, train=train, test=self.test.to(device), validation=validation)
+
+    def hold_out(self, images: int) -> "Data":
+        """Take images out of the training set, to choose by: a method, a rate, when to stop.
+
+        What is chosen by the test images is too good on them.
+        The images are the last of the training set after a shuffle that depends on nothing but its
+        size: the same for everybody, and those of a smaller number are among those of a larger one.
+        They are not stratified: classes are held out by chance, as they come.
+        Images that stay keep their order, and mean, deviation and fingerprint are still those of
+        the whole set.
+
+        Parameters
+        ----------
+        images
+            How many, at least one and less than there are.
+
+        Returns
+        -------
+        Data
+            With ``validation``, and a ``train`` that has so many images less.
+
+        Raises
+        ------
+        UsageError
+            If there are no training images, not as many, or if some are held out already.
+
+        Examples
+        --------
+        >>> from mcnn.data import load
+        >>> digits = load("digits").hold_out(400)
+        >>> len(digits.train), len(digits.validation), len(digits.test)
+        (1037, 400, 360)
+        """
+        from mcnn.sampling import hash_bits  # brings SciPy, which loading does without
+
+        if self.train is None:
+            raise UsageError(
+                f"{self.name} has no training images here to hold out a validation set"
+            )
+        if self.validation is not None:
+            raise UsageError(f"{len(self.validation)} images of {self.name} are held out already")
+        n = len(self.train)
+        if not 0 < images < n:
+            raise UsageError(
+                f"validation must be 1 ... {n - 1} of the {n} training images of {self.name}, "
+                f"got {images}"
+            )
+        order = hash_bits(_HELD_OUT, torch.arange(n)).argsort(stable=True)  # of any device
+        parts = (index.sort().values.to(self.device) for index in order.split([n - images, images]))
+        train, validation = (self.train.part(index) for index in parts)
+        return replace(self, train=train, validation=validation)

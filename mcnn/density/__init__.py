@@ -29,9 +29,10 @@ and :func:`variance` says beforehand what it costs.
 Source: slides "Simulating Discrete Densities" of A. Keller's talk.
 """
 
-from mcnn.density.counts import METHODS, ORDERS, cumulated, dequantize, sample_counts
-from mcnn.density.model import LayerReport, Report, quantize
+from mcnn.density.counts import METHODS, ORDERS, cumulative_mass, dequantize, sample_counts
+from mcnn.density.model import quantize
 from mcnn.density.theory import VARIANCES, variance
+from mcnn.modelwise import LayerReport, Report
 
 __all__ = [
     "METHODS",
@@ -39,7 +40,7 @@ __all__ = [
     "VARIANCES",
     "LayerReport",
     "Report",
-    "cumulated",
+    "cumulative_mass",
     "dequantize",
     "quantize",
     "sample_counts",

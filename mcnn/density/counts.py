@@ -114,7 +114,7 @@ torch.library.define(
 
 @torch.library.impl("mcnn::sample_counts", "CompositeExplicitAutograd")
 def _sample_counts(rows: Tensor, samples: int, method: str, order: str, seed: int) -> Tensor:
-    if native.serves(rows, method, order):
+    if native.supports(rows, method, order):
         return native.signed_counts(rows, samples, method, seed)
     if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():  # NaN goes through
         raise ValueError("weight holds NaN or infinity: a density needs finite weights")
@@ -188,7 +188,7 @@ def _signed_counts(w: Tensor, samples: int, method: str, seed: int, which: Tenso
     return torch.where(w < 0, -counts, counts)
 
 
-def cumulated(w: Tensor) -> Tensor:
+def cumulative_mass(w: Tensor) -> Tensor:
     """Return the partial sums of the magnitudes of each row, as exact integers.
 
     Parameters
@@ -205,7 +205,7 @@ def cumulated(w: Tensor) -> Tensor:
 
 
 def _partial_sums(w: Tensor) -> Tensor:
-    """Return :func:`cumulated` as float64, which holds these integers exactly."""
+    """Return :func:`cumulative_mass` as float64, which holds these integers exactly."""
     bits = _MANTISSA - w.shape[1].bit_length()
     top = torch.frexp(w.abs().amax(1, keepdim=True).double()).exponent.long()  # [rows, 1]
     # Scaling by a power of two is exact, so one rounding per weight is all there is.

@@ -24,6 +24,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from mcnn.modelwise import check_writable
+
 # f(c x) = c f(x) for c > 0, with each channel (or feature) by itself
 _HOMOGENEOUS = (
     nn.Identity,
@@ -65,8 +67,8 @@ def fold_norms(model: nn.Sequential) -> nn.Sequential:
     TypeError
         If the model is no ``nn.Sequential``.
     ValueError
-        If a module between the layers does not let a factor pass, or a layer shares its weights
-        or has groups.
+        If a module between the layers does not let a factor pass, or a layer shares its weights,
+        has groups, or has weights that something else computes.
 
     Examples
     --------
@@ -114,6 +116,9 @@ def input_norms(model: nn.Sequential) -> dict[str, Tensor]:
 def _folded(model: nn.Sequential) -> tuple[nn.Sequential, dict[str, Tensor]]:
     if not isinstance(model, nn.Sequential):
         raise TypeError(f"model must be an nn.Sequential, got {type(model).__name__}")
+    for name, module in _stack(model, ""):
+        if isinstance(module, _WEIGHTED):
+            check_writable(name, module)  # what hooks compute cannot even be copied
     model = copy.deepcopy(model)
     before, flattened, seen, factors = None, False, set(), {}
     for name, module in _stack(model, ""):

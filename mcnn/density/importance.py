@@ -37,8 +37,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn.density import model as sampling_of_models
-from mcnn.density.model import Layers, Report
+from mcnn import modelwise
+from mcnn.density import model as whole_models
+from mcnn.modelwise import Layers, Report
 
 
 @torch.no_grad()
@@ -68,7 +69,8 @@ def input_scales(
     Raises
     ------
     ValueError
-        If ``inputs`` is empty, a layer is parametrised, no layer is chosen, or one is never used.
+        If ``inputs`` is empty, a layer is never used, or for what :func:`mcnn.modelwise.select`
+        refuses.
 
     Notes
     -----
@@ -84,7 +86,7 @@ def input_scales(
     """
     if len(inputs) == 0:
         raise ValueError("inputs is empty: give some inputs of the model to calibrate with")
-    chosen = dict(sampling_of_models._chosen(model, layers))
+    chosen = {layer.name: layer.module for layer in modelwise.select(model, layers)}
     squares: dict[str, Tensor] = {}
     uses = dict.fromkeys(chosen, 0)
     with _watched(chosen, squares, uses):
@@ -163,23 +165,28 @@ def quantize(
     >>> bool((small.weight[:, 0] == 0).all())
     True
     """
-    scaled = copy.deepcopy(model)
-    layers = dict(sampling_of_models._chosen(scaled, lambda name, module: name in scales))
-    strangers = [name for name in scales if name not in layers]
-    if strangers:
-        raise ValueError(f"scales: {strangers[0]!r} is no linear or convolutional layer here")
-    fitted = {name: _fitted(name, layers[name].weight, scales[name]) for name in layers}
+    scaled, selected = modelwise.copied(model, lambda name, module: name in scales)
+    layers = {layer.name: layer.module for layer in selected}
+    unknown_layers = [name for name in scales if name not in layers]
+    if unknown_layers:
+        raise ValueError(
+            f"scales: {unknown_layers[0]!r} is no linear or convolutional layer here, or shares "
+            "its weight with one that has scales"
+        )
+    expanded = {name: _expanded(name, layers[name].weight, scales[name]) for name in layers}
     with torch.no_grad():
         for name, layer in layers.items():
-            layer.weight.mul_(fitted[name])
-        sampled, report = sampling_of_models.quantize(scaled, layers=list(layers), **options)
-        for name, scale in fitted.items():
+            layer.weight.mul_(expanded[name])
+        sampled, report = whole_models.quantize(
+            scaled, layers=lambda name, module: name in layers, **options
+        )
+        for name, scale in expanded.items():
             weight = sampled.get_submodule(name).weight
             weight.copy_(torch.where(scale > 0, weight / scale, 0))
     return sampled, report
 
 
-def _fitted(name: str, weight: Tensor, scale: Tensor) -> Tensor:
+def _expanded(name: str, weight: Tensor, scale: Tensor) -> Tensor:
     """Return the scale in the shape and dtype of the weight."""
     if not (torch.isfinite(scale).all() and (scale >= 0).all()):
         raise ValueError(f"scales: that of layer {name!r} is negative, NaN or infinite")

@@ -42,8 +42,8 @@ def available() -> bool:
     return _library() is not None
 
 
-def serves(weight: Tensor, method: str, order: str) -> bool:
-    """Return whether the loop counts for these weights."""
+def supports(weight: Tensor, method: str, order: str) -> bool:
+    """Return whether the loop can count for these weights."""
     return (
         weight.device.type == "cpu"
         and weight.dtype != torch.float64

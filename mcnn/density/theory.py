@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mcnn.density.counts import cumulated
+from mcnn.density.counts import cumulative_mass
 
 
 def variance(weight: Tensor, inputs: Tensor, samples: int, method: str) -> Tensor:
@@ -61,7 +61,7 @@ def variance(weight: Tensor, inputs: Tensor, samples: int, method: str) -> Tenso
         )
     w = weight.detach().double()
     f = inputs.double() * w.sign()  # [rows, n]
-    edges = cumulated(w)
+    edges = cumulative_mass(w)
     edges = edges.double() / edges[:, -1:]  # [rows, n], P_i
     norm = w.abs().sum(1)  # [rows]
     return VARIANCES[method](f, edges, samples) * (norm / samples) ** 2

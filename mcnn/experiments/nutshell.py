@@ -34,7 +34,7 @@ def _run(trial: BackpropTrial, device: torch.device) -> dict[str, Any]:
 def _gradients(trial: BackpropTrial, device: torch.device) -> list[float]:
     """Return for each random network how far the rule is from autograd, relative, at worst."""
     generator = torch.Generator().manual_seed(trial.seed)
-    found = []
+    worst = []
     for _ in range(trial.networks):
         depth, batch = torch.randint(1, 7, (2,), generator=generator).tolist()
         widths = torch.randint(1, 51, (depth + 1,), generator=generator).tolist()
@@ -47,8 +47,8 @@ def _gradients(trial: BackpropTrial, device: torch.device) -> list[float]:
         by_hand = nutshell.gradients(a, nutshell.backward(weights, a, a[-1] - target))
         leaves = [w.clone().requires_grad_() for w in weights]
         wanted = torch.autograd.grad(_error(leaves, x, target).sum(), leaves)
-        found.append(max(map(_relative, by_hand, wanted)))
-    return found
+        worst.append(max(map(_relative, by_hand, wanted)))
+    return worst
 
 
 def _error(weights: Sequence[Tensor], x: Tensor, target: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def _relative(value: Tensor, truth: Tensor) -> float:
 
 def _training(trial: BackpropTrial, device: torch.device) -> dict[str, Any]:
     """Train by hand, with ``torch.optim.SGD``, and by hand without the rule's condition."""
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     start = nutshell.initial_weights(
         trial.widths, trial.seed, device, torch.float64, trial.live_outputs
     )
@@ -76,7 +76,7 @@ def _training(trial: BackpropTrial, device: torch.device) -> dict[str, Any]:
     metrics = {"step": [], "accuracy": [], "sgd_accuracy": [], "difference": [], "loss": []}
     generator = torch.Generator().manual_seed(trial.seed)
     every = trial.steps // trial.checks
-    for number, (x, labels) in enumerate(_batches(found, trial, generator), start=1):
+    for number, (x, labels) in enumerate(_batches(dataset, trial, generator), start=1):
         x, target = x.flatten(1).double(), F.one_hot(labels, trial.widths[-1]).double()
         a = nutshell.forward(by_hand, x)
         by_hand = nutshell.step(
@@ -88,19 +88,19 @@ def _training(trial: BackpropTrial, device: torch.device) -> dict[str, Any]:
         optimizer.step()
         if number % every == 0:
             metrics["step"].append(number)
-            metrics["accuracy"].append(_accuracy(by_hand, found))
-            metrics["sgd_accuracy"].append(_accuracy([w.detach() for w in leaves], found))
+            metrics["accuracy"].append(_accuracy(by_hand, dataset))
+            metrics["sgd_accuracy"].append(_accuracy([w.detach() for w in leaves], dataset))
             metrics["difference"].append(max(map(_relative, by_hand, leaves)))
             metrics["loss"].append(float((a[-1] - target).square().sum(1).mean() / 2))
-    metrics["unconditional_accuracy"] = _accuracy(unconditional, found)
+    metrics["unconditional_accuracy"] = _accuracy(unconditional, dataset)
     return metrics
 
 
-def _batches(found: data.Data, trial: BackpropTrial, generator: torch.Generator) -> Any:
+def _batches(dataset: data.Data, trial: BackpropTrial, generator: torch.Generator) -> Any:
     """Go on from one epoch to the next until the steps are done."""
     left = trial.steps
     while left:
-        for batch in found.train.batches(trial.batch_size, generator, drop_last=True):
+        for batch in dataset.train.batches(trial.batch_size, generator, drop_last=True):
             yield batch
             left -= 1
             if not left:
@@ -119,9 +119,9 @@ def _unconditional_step(
     ]
 
 
-def _accuracy(weights: Sequence[Tensor], found: data.Data) -> float:
-    outputs = nutshell.forward(weights, found.test.inputs().flatten(1).double())[-1]
-    return float((outputs.argmax(1) == found.test.labels).double().mean())
+def _accuracy(weights: Sequence[Tensor], dataset: data.Data) -> float:
+    outputs = nutshell.forward(weights, dataset.test.inputs().flatten(1).double())[-1]
+    return float((outputs.argmax(1) == dataset.test.labels).double().mean())
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[BackpropTrial]:

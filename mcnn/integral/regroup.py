@@ -107,10 +107,10 @@ def difference(model: nn.Sequential, x: Tensor) -> tuple[float, float]:
         Largest absolute difference of an output, and of a gradient of the sum of squared outputs.
     """
     parameters = list(model.parameters())
-    found = []
+    both = []
     for net in (model, relu_to_input(model)):
         out = net(x)
-        found.append((out, torch.autograd.grad(out.square().sum(), parameters)))
-    (out, gradients), (other, others) = found
+        both.append((out, torch.autograd.grad(out.square().sum(), parameters)))
+    (out, gradients), (other, others) = both
     worst = max(float((a - b).abs().max()) for a, b in zip(gradients, others, strict=True))
     return float((out - other).detach().abs().max()), worst

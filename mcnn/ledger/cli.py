@@ -32,7 +32,8 @@ _VERIFY = """examples:
   mcnn verify --spot 2                  run two recorded trials again and compare
   mcnn verify --revalidate density-rms  sample the stale records of an experiment, and if they
                                         repeat under today's code, note that beside them
-  mcnn verify --revalidate all --jobs 2 the same for every experiment, minutes
+  mcnn verify --revalidate all --jobs 2
+                                        the same for every experiment, minutes
   mcnn verify --moved HEAD~1 moves.map  prove that a change only moved code: nothing runs again
   mcnn verify --update                  write the verdicts into README.md and the ledger page
 

@@ -4,6 +4,7 @@ A note stands beside the records and leads from the hash of today's code to olde
 A sample says that the numbers repeat; a proof says that the code only moved.
 """
 
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mcnn.errors import McnnError
-from mcnn.ledger import moves, provenance, records, registry, runner, verification
+from mcnn.ledger import agreement, moves, provenance, records, registry, runner
 from mcnn.ledger.experiment import Experiment
 
 _DRAWN = 4  # times the size of a sample are drawn at random; the cheapest of them run
@@ -34,12 +35,15 @@ class Group:
         Records to run again, some for each of those hashes, the cheapest first.
     stale
         Number of stale records of each experiment.
+    records
+        All that are recorded of them, for the spread over seeds.
     """
 
     experiments: tuple[Experiment, ...]
     older: tuple[str, ...]
     sample: tuple[records.Record, ...]
     stale: dict[str, int]
+    records: tuple[records.Record, ...]
 
     @property
     def seconds(self) -> float:
@@ -71,7 +75,8 @@ def groups(names: Sequence[str], count: int, results: Path, seed: int | None = N
     rng = random.Random(seed)
     found = []
     for experiments in by_code.values():
-        stale = {e.name: [r for r in records.read(e.name, results) if r.stale] for e in experiments}
+        held = {e.name: records.read(e.name, results) for e in experiments}
+        stale = {name: [r for r in group if r.stale] for name, group in held.items()}
         everything = [r for group in stale.values() for r in group]
         older = sorted({r.provenance["code"] for r in everything})
         sample: list[records.Record] = []
@@ -82,7 +87,8 @@ def groups(names: Sequence[str], count: int, results: Path, seed: int | None = N
             sample += drawn[:count]
         if sample:
             numbers = {name: len(group) for name, group in stale.items() if group}
-            found.append(Group(tuple(experiments), tuple(older), tuple(sample), numbers))
+            recorded = tuple(r for group in held.values() for r in group)
+            found.append(Group(tuple(experiments), tuple(older), tuple(sample), numbers, recorded))
     return found
 
 
@@ -119,6 +125,7 @@ def revalidate(
     work.sort(key=lambda item: -item[1].provenance["seconds"])  # long ones last would wait alone
     calls = [(record.experiment, record.profile, record.config) for _, record in work]
     left = {id(group): len(group.sample) for group in todo}
+    outcomes: dict[int, dict[str, str]] = {id(group): {} for group in todo}
     differ: set[int] = set()
     total = sum(group.seconds for group in todo)
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s as recorded [{elapsed}<{remaining}]"
@@ -126,11 +133,13 @@ def revalidate(
     with bar:
         for number, line in runner.again(calls, where, jobs):
             group, record = work[number]
-            if not _agrees(record, line):
+            found = _agrees(record, line, group.records)
+            if not found.good:
                 differ.add(id(group))
+            outcomes[id(group)][record.key] = found.word
             left[id(group)] -= 1
             if not left[id(group)] and id(group) not in differ:
-                _note(group, where, results)
+                _note(group, outcomes[id(group)], where, results)
             bar.update(record.provenance["seconds"])
     for group in todo:
         if id(group) in differ:
@@ -142,24 +151,20 @@ def revalidate(
     return 1 if differ else 0
 
 
-def _agrees(record: records.Record, line: dict[str, Any] | McnnError) -> bool:
-    """Compare a trial that ran again with its record, and print by how much they differ."""
-    tolerance = registry.get(record.experiment).tolerance
-    head = f"{record.experiment} {record.key}"
-    try:
-        if isinstance(line, McnnError):
-            raise line
-        difference = verification.difference(record.metrics, line["metrics"])
-    except (ValueError, McnnError) as error:
-        tqdm.write(f"{head} DIFFERS: {error}")
-        return False
-    good = difference <= tolerance
-    word = "agrees" if good else "DIFFERS"
-    tqdm.write(f"{head} {word}: largest difference {difference:.3g}, tolerance {tolerance:g}")
-    return good
+def _agrees(
+    record: records.Record, line: dict[str, Any] | McnnError, others: Sequence[records.Record]
+) -> agreement.Agreement:
+    """Compare a trial that ran again with its record, and print how they differ."""
+    if isinstance(line, McnnError):
+        found = agreement.Agreement("DIFFERS", math.inf, str(line))
+    else:
+        tolerance = registry.get(record.experiment).tolerance
+        found = agreement.compare(record, line["metrics"], tolerance, others)
+    tqdm.write(f"{record.experiment} {record.key} {found}")
+    return found
 
 
-def _note(group: Group, device: Any, results: Path) -> None:
+def _note(group: Group, outcomes: dict[str, str], device: Any, results: Path) -> None:
     sample = [record.key for record in group.sample]
     for name, number in group.stale.items():
         experiment = registry.get(name)

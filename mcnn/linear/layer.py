@@ -8,28 +8,32 @@ with integer counts :math:`c_{i,j}` and one scale :math:`s_i`, which is
 :math:`\|w_i\|_1/S` for :math:`S` samples of a trained neuron.
 The lists :math:`J_i` stand end to end, as in compressed sparse rows.
 
-Why activations lie with one unit's values for the whole batch side by side: every weight then adds
-a contiguous row of numbers to another, whatever the input it picks.
-That is what :func:`torch.nn.functional.embedding_bag` does.
-Layers hand this order on to each other, so that only the first one has to transpose its input.
+The sums go through :mod:`mcnn.sparse`, with the counts for weights; the scale is one factor for
+each unit, so it is multiplied to the sums.
+For these the lists as they stand are enough.
+A gradient with respect to the inputs needs the edges sorted by input as well: those lists are made
+when it is first asked for, and kept, at 12 bytes a weight.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.density import sample_counts
-from mcnn.linear.wiring import METHODS, signs, wire
+from mcnn.linear.wiring import METHODS, sample_connections, signs
 from mcnn.sampling import as_seed
+from mcnn.sparse.autograd import product
+from mcnn.sparse.layer import SparseLinear
+from mcnn.sparse.structure import Edges, check_operands, edges_of_rows
 
 _LISTS = ("starts", "inputs", "counts")  # their lengths depend on the samples
+_BACKWARD = ("outputs", "order", "outputs_by_input", "starts_by_input")  # made when first needed
 _COUNTS = (torch.int8, torch.int16, torch.int32)
 
 
-class SampledLinear(nn.Module):
+class SampledLinear(SparseLinear):
     """A linear layer of integer counts at the inputs that were sampled.
 
     Parameters
@@ -77,11 +81,13 @@ class SampledLinear(nn.Module):
         scale: Tensor,
         bias: Tensor | None = None,
     ) -> None:
-        super().__init__()
-        _check(in_features, starts, inputs, counts, scale, bias)
-        self.in_features, self.out_features = in_features, len(starts) - 1
+        _check_lists(in_features, starts, inputs, counts)
+        _check_units(len(starts) - 1, scale=scale, bias=bias)
+        super().__init__(in_features, len(starts) - 1)
         for name, value in zip(_LISTS, (starts, inputs, counts), strict=True):
             self.register_buffer(name, value)
+        for name in _BACKWARD:
+            self.register_buffer(f"_{name}", None, persistent=False)
         self.scale = nn.Parameter(scale)
         self.bias = None if bias is None else nn.Parameter(bias)
 
@@ -177,7 +183,7 @@ class SampledLinear(nn.Module):
         _check_size(out_features * fan_in)
         seed = as_seed(seed)
         starts = torch.arange(out_features + 1, dtype=torch.int32) * fan_in
-        inputs = wire(in_features, out_features, fan_in, method, seed).flatten()
+        inputs = sample_connections(in_features, out_features, fan_in, method, seed).flatten()
         scale = torch.full((out_features,), (2 / fan_in) ** 0.5, dtype=dtype)
         bias = torch.zeros(out_features, dtype=dtype)
         counts = signs(out_features, fan_in, seed).flatten()
@@ -194,62 +200,61 @@ class SampledLinear(nn.Module):
         tensors = [*self.buffers(), *self.parameters()]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer: [..., in_features] to [..., out_features], dtype of ``x``.
-
-        Raises
-        ------
-        ValueError
-            If the last dimension of ``x`` is no ``in_features``.
-        """
-        if x.shape[-1] != self.in_features:
-            shape = tuple(x.shape)
-            raise ValueError(f"x must be [..., {self.in_features}], got shape {shape}")
-        a = x.reshape(-1, self.in_features).T  # [in_features, b]
-        # Contiguous, and with a last stride of one also if b = 1: else a slow path is taken.
-        a = a.flatten().view(a.shape)
-        y = F.embedding_bag(
+    @property
+    def edges(self) -> Edges:
+        """The edges, sorted both ways; nothing is kept that was not there."""
+        if self._order is None:
+            return edges_of_rows(self.starts, self.inputs, self.in_features)
+        return Edges(
             self.inputs,
-            a,
+            self._outputs,
             self.starts,
-            mode="sum",
-            per_sample_weights=self.counts.to(a.dtype),  # [n_w]
-            include_last_offset=True,
-        )  # [out_features, b]
-        y = y.mul_(self.scale[:, None])
-        if self.bias is not None:
-            y = y.add_(self.bias[:, None])
-        return y.T.reshape(*x.shape[:-1], self.out_features)
-
-    def dense(self) -> Tensor:
-        """Return the weights as a matrix, [out_features, in_features], zeros included."""
-        unit = torch.arange(self.out_features, device=self.inputs.device)
-        unit = unit.repeat_interleave(self.starts.diff())  # [n_w]
-        w = self.scale.new_zeros(self.out_features, self.in_features)
-        return w.index_put((unit, self.inputs.long()), self.counts * self.scale[unit])
-
-    def extra_repr(self) -> str:
-        """Say the sizes, as ``nn.Linear`` does."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"n_weights={self.n_weights}, bias={self.bias is not None}"
+            self._order,
+            self._outputs_by_input,
+            self._starts_by_input,
         )
 
-    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        for name in _LISTS:
-            if (found := state.get(prefix + name)) is not None and len(found):
-                setattr(self, name, torch.empty_like(found, device=self.inputs.device))
-        super()._load_from_state_dict(state, prefix, *rest)
+    def weights(self) -> Tensor:
+        """Return the weights of the edges, counts times scales, [n_w]."""
+        fan_in = self.starts.diff()
+        return self.counts * self.scale.repeat_interleave(fan_in, output_size=self.n_weights)
+
+    def feature_major(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Return the output [out_features, batch], rectified if asked, of [in_features, batch]."""
+        counts = self.counts.to(self.scale.dtype)  # [n_w]
+        sizes = (self.in_features, self.out_features, self.n_weights)
+        x = check_operands(x, counts, self.bias, *sizes)
+        if x.requires_grad and torch.is_grad_enabled():
+            self._keep_backward_lists()
+            y = product(x, counts, self.edges)
+        else:
+            y = torch.ops.mcnn.path_sum(x, counts, self.inputs, self.starts)
+        y = y.mul_(self.scale[:, None])  # in place: the sums are needed no more
+        if self.bias is not None:
+            y = y.add_(self.bias[:, None])
+        return y.relu_() if relu else y
+
+    def _keep_backward_lists(self) -> None:
+        if self._order is None:
+            edges = self.edges
+            for name in _BACKWARD:
+                setattr(self, f"_{name}", getattr(edges, name))
+
+    def adopt_structure(self, state: Mapping[str, Tensor]) -> None:
+        """Make room for the lists of a state, and check them."""
+        if any(name not in state for name in _LISTS):
+            return  # loading goes on to say what is missing
+        lists = {name: state[name] for name in _LISTS}
+        _check_lists(self.in_features, **lists)
+        if len(lists["starts"]) != len(self.starts):
+            return  # a layer of another size, as loading goes on to say
+        for name, value in lists.items():
+            setattr(self, name, torch.empty_like(value, device=self.inputs.device))
+        for name in _BACKWARD:
+            setattr(self, f"_{name}", None)
 
 
-def _check(
-    in_features: int,
-    starts: Tensor,
-    inputs: Tensor,
-    counts: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-) -> None:
+def _check_lists(in_features: int, starts: Tensor, inputs: Tensor, counts: Tensor) -> None:
     if starts.dtype != torch.int32 or inputs.dtype != torch.int32:
         raise TypeError(f"starts and inputs must be int32, got {starts.dtype} and {inputs.dtype}")
     if counts.dtype not in _COUNTS:
@@ -263,10 +268,13 @@ def _check(
         raise ValueError(f"starts must grow from 0 to {len(inputs)}, the number of weights")
     if len(inputs) and not 0 <= inputs.min() <= inputs.max() < in_features:
         raise ValueError(f"inputs must be in 0 ... in_features - 1 = {in_features - 1}")
-    for name, value in (("scale", scale), ("bias", bias)):
-        if value is not None and (value.ndim != 1 or len(value) != len(starts) - 1):
+
+
+def _check_units(units: int, **values: Tensor | None) -> None:
+    for name, value in values.items():
+        if value is not None and (value.ndim != 1 or len(value) != units):
             shape = tuple(value.shape)
-            raise ValueError(f"{name} must be [out_features] = [{len(starts) - 1}], got {shape}")
+            raise ValueError(f"{name} must be [out_features] = [{units}], got {shape}")
 
 
 def _check_size(weights: int) -> None:

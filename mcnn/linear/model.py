@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
-from mcnn.density import Report, quantize
-from mcnn.density.model import Layers
+from mcnn import modelwise
+from mcnn.density import quantize
 from mcnn.linear.layer import SampledLinear
-from mcnn.sampling import as_seed, fold_in
+from mcnn.modelwise import Layers, Report
+from mcnn.sampling import as_seed
 
 
 def sample_linears(
@@ -33,7 +34,8 @@ def sample_linears(
     Returns
     -------
     nn.Module
-        A copy of the model with a :class:`SampledLinear` in place of each layer.
+        A copy of the model with a :class:`SampledLinear` in place of each layer, and of each
+        further one that shares its weight.
     Report
         Of :func:`mcnn.density.quantize`.
 
@@ -57,15 +59,21 @@ def sample_linears(
     chosen = _is_linear if layers is None else layers
     options = {"method": method, "order": order}
     result, report = quantize(model, samples, fraction, layers=chosen, seed=seed, **options)
-    for number, layer in enumerate(report.layers):
-        module = model.get_submodule(layer.name)
-        if isinstance(module, nn.Linear):
-            own_seed = fold_in(seed, number)  # as quantize does
-            sampled = SampledLinear.from_linear(module, layer.samples, seed=own_seed, **options)
-            sampled.train(module.training)
-            if not layer.name:
-                return sampled, report
-            result.set_submodule(layer.name, sampled)
+    compact: dict[int, SampledLinear] = {}  # a module in two places stays one module
+    names = {summary.name for summary in report.layers}
+    selected = modelwise.select(model, lambda name, module: name in names)
+    for layer, summary in zip(selected, report.layers, strict=True):
+        for name in (layer.name, *layer.shared):
+            module = model.get_submodule(name)
+            if not isinstance(module, nn.Linear):
+                continue
+            if id(module) not in compact:
+                compact[id(module)] = SampledLinear.from_linear(
+                    module, summary.samples, seed=layer.seed(seed), **options
+                ).train(module.training)
+            if not name:
+                return compact[id(module)], report
+            result.set_submodule(name, compact[id(module)])
     return result, report
 
 

@@ -27,7 +27,9 @@ from mcnn.sampling import hash_bits, uniforms
 _BLOCK = 1 << 22  # connections worked on at once: bounds the memory
 
 
-def wire(in_features: int, out_features: int, fan_in: int, method: str, seed: int) -> Tensor:
+def sample_connections(
+    in_features: int, out_features: int, fan_in: int, method: str, seed: int
+) -> Tensor:
     """Choose distinct inputs for every unit.
 
     Parameters
@@ -57,13 +59,13 @@ def wire(in_features: int, out_features: int, fan_in: int, method: str, seed: in
 
 def signs(out_features: int, fan_in: int, seed: int) -> Tensor:
     """Return random signs: int8, [out_features, fan_in]."""
-    found = torch.empty(out_features, fan_in, dtype=torch.int8)
+    drawn = torch.empty(out_features, fan_in, dtype=torch.int8)
     words = -(-fan_in // 64)  # of 64 bits, one for each sign
     for units in torch.arange(out_features).split(max(1, _BLOCK // (64 * words))):
         index = units[:, None] * words + torch.arange(words)
         bits = hash_bits(~seed, index)[:, :, None] >> torch.arange(64) & 1  # another stream
-        found[units[0] : units[-1] + 1] = 1 - 2 * bits.flatten(1)[:, :fan_in]
-    return found
+        drawn[units[0] : units[-1] + 1] = 1 - 2 * bits.flatten(1)[:, :fan_in]
+    return drawn
 
 
 def _jittered(units: Tensor, out_features: int, fan_in: int, seed: int) -> Tensor:

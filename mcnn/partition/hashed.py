@@ -297,11 +297,11 @@ def _(
 @functools.lru_cache(maxsize=16)  # the steps of a cycle share them
 def _keys(seed: int, cycle: int, examples: int, units: int, device: torch.device) -> Tensor:
     words = hash_bits(seed, 2 * cycle + torch.arange(2, device="cpu")).tolist()
-    found = []
+    keys = []
     for n, word in zip((examples, units), words, strict=True):
         number = torch.arange(n, dtype=torch.int32, device=device)
-        found.append(hash32(hash32(number ^ word >> 32) ^ (word & 0xFFFFFFFF) - 2**31))
-    return torch.cat(found)
+        keys.append(hash32(hash32(number ^ word >> 32) ^ (word & 0xFFFFFFFF) - 2**31))
+    return torch.cat(keys)
 
 
 def _fill_in_state(

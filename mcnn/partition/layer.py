@@ -262,7 +262,7 @@ def _take_turn(
     if draw:
         drawn, epoch = drawn + n, 0
     if draw or fresh:
-        found = part_labels(
+        drawn_labels = part_labels(
             n,
             parts,
             balanced=balanced,
@@ -271,7 +271,7 @@ def _take_turn(
             start=drawn - n,
             device=labels.device,
         )
-        labels.copy_(found.view_as(labels))
+        labels.copy_(drawn_labels.view_as(labels))
     state.copy_(torch.tensor([(turn + 1) % parts, drawn, n, epoch]))
     return ((labels.short() - turn) % parts).to(torch.uint8)
 

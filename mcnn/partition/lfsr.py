@@ -121,13 +121,13 @@ def states(
         raise ValueError(f"first must be in 1 ... 2**{width} - 1, got {first}")
     if n < 0 or stride < 1:
         raise ValueError(f"n must be at least 0 and stride at least 1, got {n} and {stride}")
-    found = torch.tensor([_signed(first)], device=device)
+    register = torch.tensor([_signed(first)], device=device)
     level = 0
-    while len(found) < n:  # twice as many each time
-        table = _table(width, stride, level, found.device)
-        found = torch.cat([found, _times(found[: n - len(found)], table)])
+    while len(register) < n:  # twice as many each time
+        table = _table(width, stride, level, register.device)
+        register = torch.cat([register, _times(register[: n - len(register)], table)])
         level += 1
-    return found[:n]
+    return register[:n]
 
 
 def lfsr_bits(seed: int, start: int, n: int, device: torch.device | str = "cpu") -> Tensor:

@@ -57,19 +57,19 @@ def replace_dropout(
     if isinstance(model, nn.Dropout | _CHANNELS):
         return _instead(model, parts, seed, options)
     model = copy.deepcopy(model)
-    found = [
+    replaced = [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
         if isinstance(child, nn.Dropout | _CHANNELS)
     ]
-    if not found:
+    if not replaced:
         raise ValueError(
             "the model has no Dropout layer to replace: put DropoutPartition(parts, seed=...) "
             "into it where units should be dropped"
         )
     new: dict[nn.Module, DropoutPartition] = {}  # a layer that has two names stays one layer
-    for parent, name, child in found:
+    for parent, name, child in replaced:
         if child not in new:
             new[child] = _instead(child, parts, seed + len(new), options)
         setattr(parent, name, new[child])

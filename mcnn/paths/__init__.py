@@ -19,22 +19,21 @@ Source: slides "Sampling Paths through Networks" of A. Keller's talk.
 """
 
 from mcnn.paths.cnn import PathCNN, PathResidual
-from mcnn.paths.compress import CompressedLayer, CompressReport, compress
+from mcnn.paths.compress import compress
 from mcnn.paths.conv import PathConv2d
-from mcnn.paths.export import TwoFour, export_onnx, portable, two_four
+from mcnn.paths.export import TwoFour, export_onnx, to_dense_model, to_gather_model, two_four
 from mcnn.paths.generators import METHODS, sample_paths
 from mcnn.paths.graph import Graph
 from mcnn.paths.growth import grow, regrow, strengths
 from mcnn.paths.layers import PathLinear
 from mcnn.paths.nets import PathMLP
+from mcnn.paths.optimizer_state import migrate_optimizer_state
 from mcnn.paths.sobol import SobolNetwork, sobol_dimensions, sobol_network
-from mcnn.sparse.autograd import Edges
 from mcnn.sparse.ops import backend
+from mcnn.sparse.structure import Edges
 
 __all__ = [
     "METHODS",
-    "CompressReport",
-    "CompressedLayer",
     "Edges",
     "Graph",
     "PathCNN",
@@ -48,11 +47,13 @@ __all__ = [
     "compress",
     "export_onnx",
     "grow",
-    "portable",
+    "migrate_optimizer_state",
     "regrow",
     "sample_paths",
     "sobol_dimensions",
     "sobol_network",
     "strengths",
+    "to_dense_model",
+    "to_gather_model",
     "two_four",
 ]

@@ -1,22 +1,22 @@
 """What linear and convolutional layers of paths share: edges, their weights, and how they begin."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mcnn.paths.generators import sample_paths
 from mcnn.sampling import as_seed, fold_in
-from mcnn.sparse.autograd import Edges, edges_of_paths
-from mcnn.sparse.blocks import Blocks, find_blocks
+from mcnn.sparse.layer import SparseLayer
+from mcnn.sparse.structure import Blocks, Edges, edges_of_paths, find_blocks
 
 DUPLICATES = ("merge", "keep")
 INITS = ("dense", "realised", "constant")
 SIGNS = ("random", "alternating")
 
 
-class PathLayer(nn.Module):
+class PathLayer(SparseLayer):
     """Units joined by the edges that paths take; see :class:`PathLinear` and :class:`PathConv2d`.
 
     Parameters
@@ -50,7 +50,7 @@ class PathLayer(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(in_units, out_units)
         for name, value, known in (
             ("duplicates", duplicates, DUPLICATES),
             ("init", init, INITS),
@@ -62,7 +62,7 @@ class PathLayer(nn.Module):
         seed = as_seed(seed)
         if not isinstance(paths, Tensor):
             paths = sample_paths((in_units, out_units), paths, method, seed)
-        self.in_units, self.out_units, self.filter_size = in_units, out_units, filter_size
+        self.filter_size = filter_size
         self.duplicates, self.init, self.sign = duplicates, init, sign
         self._kernel = kernel
         edge_of_path = self._set_paths(paths.cpu())
@@ -71,7 +71,6 @@ class PathLayer(nn.Module):
         self.register_buffer("signs", values.sign() if fixed_signs else None)
         self.weight = nn.Parameter(values.abs() if fixed_signs else values)
         self.bias = nn.Parameter(torch.zeros(out_units, dtype=values.dtype)) if bias else None
-        self.register_load_state_dict_pre_hook(_take_paths)
         self.to(device)
 
     @property
@@ -87,9 +86,9 @@ class PathLayer(nn.Module):
         return Blocks(*(getattr(self, f"_block_{name}") for name in Blocks._fields))
 
     @property
-    def density(self) -> float:
-        """Number of edges (with duplicates, if those are kept) over that of a full layer."""
-        return len(self._inputs) / (self.in_units * self.out_units)
+    def n_weights(self) -> int:
+        """Number of edges."""
+        return len(self._inputs)
 
     def weights(self) -> Tensor:
         """Return the weights of the edges, [edges, ...], signs included."""
@@ -164,21 +163,17 @@ class PathLayer(nn.Module):
         first.scatter_reduce_(0, edge_of_path, number, "amin")  # [edges]
         return (1 - first % 2 * 2).view_as(scale) * scale.expand(shape)
 
+    def adopt_structure(self, state: Mapping[str, Tensor]) -> None:
+        """Take the paths of a state; weights of as many edges wait to be loaded."""
+        paths = state.get("paths")
+        if paths is None or torch.equal(paths.cpu(), self.paths.cpu()):
+            return
+        self._set_paths(paths.to(self.weight.device))
+        shape = (self.n_weights, *self.filter_size)
+        self.weight = nn.Parameter(self.weight.new_zeros(shape))
+        if self.signs is not None:
+            self.signs = self.signs.new_ones(shape)
+
     def extra_repr(self) -> str:
         """Describe the layer in ``repr``."""
-        return (
-            f"{self.in_units}, {self.out_units}, paths={self.paths.shape[1]}, "
-            f"edges={len(self._inputs)}, kernel={self.kernel!r}, bias={self.bias is not None}"
-        )
-
-
-def _take_paths(module: PathLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Make a layer that loads a checkpoint one of the checkpoint's paths."""
-    paths = state.get(f"{prefix}paths")
-    if paths is None or torch.equal(paths.cpu(), module.paths.cpu()):
-        return
-    module._set_paths(paths.to(module.weight.device))
-    shape = (len(module._inputs), *module.filter_size)
-    module.weight = nn.Parameter(module.weight.new_zeros(shape))
-    if module.signs is not None:
-        module.signs = module.signs.new_ones(shape)
+        return f"{super().extra_repr()}, paths={self.paths.shape[1]}, kernel={self.kernel!r}"

@@ -36,23 +36,20 @@ The latter needs no walk at all, only counts, for any number of paths.
 Source: slides "Sampling Paths through Networks" of A. Keller's talk.
 """
 
-import copy
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import pooling
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from mcnn.density.counts import cumulated
-from mcnn.sampling import as_seed, fold_in, uniforms
+from mcnn import modelwise
+from mcnn.density.counts import cumulative_mass
+from mcnn.modelwise import Layer, LayerReport, Report
+from mcnn.sampling import as_seed, uniforms
 
 METHODS = ("stratified", "iid")
 WEIGHTS = ("counts", "original")
-_FLOAT_BITS = 32
 
 # What lies between the layers keeps units apart and is zero at zero, so a walk goes through.
 _PASSED = (
@@ -68,64 +65,6 @@ _PASSED = (
 )
 
 
-@dataclass(frozen=True)
-class CompressedLayer:
-    """What the walks left of one layer.
-
-    Attributes
-    ----------
-    name
-        Of the module in the model.
-    units, visited
-        Neurons or filters, and those that at least one walk visits.
-    weights, distinct
-        Weights, and those that at least one walk takes.
-    bits
-        What an entropy coder comes close to: of the counts, zeros included, or of the mask and 32
-        for each weight that is kept; and 32 for the bias and the scale of each visited unit.
-    """
-
-    name: str
-    units: int
-    visited: int
-    weights: int
-    distinct: int
-    bits: float
-
-
-@dataclass(frozen=True)
-class CompressReport:
-    """What the walks left of a model; printing it gives a table."""
-
-    paths: int
-    layers: tuple[CompressedLayer, ...]
-
-    @property
-    def weights(self) -> int:
-        """Number of weights of the model."""
-        return sum(layer.weights for layer in self.layers)
-
-    @property
-    def distinct(self) -> int:
-        """Number of weights that at least one walk takes."""
-        return sum(layer.distinct for layer in self.layers)
-
-    @property
-    def bits(self) -> float:
-        """Bits of the compressed model."""
-        return sum(layer.bits for layer in self.layers)
-
-    def __str__(self) -> str:
-        lines = [f"{'layer':<12}{'units':>7}{'visited':>9}{'weights':>10}{'kept':>8}{'bits':>11}"]
-        for x in self.layers:
-            lines.append(
-                f"{x.name:<12}{x.units:>7}{x.visited:>9}{x.weights:>10}"
-                f"{x.distinct / x.weights:>8.1%}{x.bits:>11.0f}"
-            )
-        lines.append(f"{self.paths} paths, {self.distinct / self.weights:.1%} of the weights")
-        return "\n".join(lines)
-
-
 @torch.no_grad()
 def compress(
     model: nn.Sequential,
@@ -134,7 +73,7 @@ def compress(
     weights: str = "counts",
     fold: bool = False,
     seed: int | torch.Generator = 0,
-) -> tuple[nn.Sequential, CompressReport]:
+) -> tuple[nn.Sequential, Report]:
     r"""Keep the weights that backward random walks take, without training again.
 
     Parameters
@@ -161,16 +100,18 @@ def compress(
     nn.Sequential
         A copy of the model; weights that no walk takes are zero.
         Biases stay, except for units that no walk visits.
-    CompressReport
-        Distinct weights and bits, layer by layer.
+    Report
+        Distinct weights, units that are visited, and bits, layer by layer; a scale and a bias are
+        stored for visited units only.
 
     Raises
     ------
     TypeError
         If the model is no stack, holds a module that a walk cannot pass, or ``paths`` is no int.
     ValueError
-        For less than one path, an unknown method or kind of weights, a layer with groups or
-        parametrised weights, or one whose inputs are not the outputs of the layer before it.
+        For less than one path, an unknown method or kind of weights, a layer with groups, shared
+        weights, or weights that something else computes, or one whose inputs are not the outputs of
+        the layer before it.
 
     Notes
     -----
@@ -191,74 +132,72 @@ def compress(
         if value not in known:
             raise ValueError(f"no {name} {value!r}; there are: {', '.join(known)}")
     seed = as_seed(seed)
-    model = copy.deepcopy(model)
-    layers = list(_layers(model).items())
-    norms = _norms([layer for _, layer in layers], fold)
-    visits = _starts(paths, len(layers[-1][1].weight), method, seed, layers[-1][1].weight.device)
+    model, layers = _copied(model)
+    norms = _norms(layers, fold)
+    last = layers[-1].rows
+    visits = _starts(paths, len(last), method, seed, last.device)
     reports = []
-    for number in reversed(range(len(layers))):
-        name, layer = layers[number]
+    for number, layer in reversed(list(enumerate(layers))):
         before, after = norms[number]  # [inputs], [rows]
-        own_seed = fold_in(seed, number)
-        w = layer.weight.flatten(1)  # [rows, inputs]
-        counts = _COUNTS[method](w.double() * before, visits, own_seed)  # [rows, inputs]
+        w = layer.rows  # [rows, inputs]
+        counts = _COUNTS[method](w.double() * before, visits, layer.seed(seed))  # [rows, inputs]
+        reports.append(_report(layer, counts, visits, weights))
         if weights == "counts":
             scale = after / visits.clamp(min=1)  # [rows]
-            values = w.sign() * (counts * scale[:, None] / before.clamp(min=_TINY))
+            layer.write(w.sign() * (counts * scale[:, None] / before.clamp(min=_TINY)))
         else:
-            values = w * (counts > 0)
-        layer.weight.copy_(values.view_as(layer.weight))
-        if layer.bias is not None:
-            layer.bias.mul_(visits > 0)
-        reports.append(_report(name, layer, counts * w.sign().long(), visits, weights))
+            layer.write(w * (counts > 0))
+        if layer.module.bias is not None:
+            layer.module.bias.mul_(visits > 0)
         if number:
-            units = len(layers[number - 1][1].weight)
+            units = len(layers[number - 1].rows)
             visits = counts.sum(0).view(units, -1).sum(1)  # [units of the layer before]
-    return model, CompressReport(paths, tuple(reversed(reports)))
+    return model, Report.of(model, reports[::-1], paths)
 
 
 _TINY = torch.finfo(torch.float64).tiny
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers with weights in order, after checking that walks can go through all."""
+def _copied(model: nn.Module) -> tuple[nn.Module, list[Layer]]:
+    """Copy the model and return its layers in order, if walks can go through all of it."""
     if not isinstance(model, nn.Sequential):
         raise TypeError(f"model must be an nn.Sequential, got {type(model).__name__}")
-    found: dict[str, nn.Module] = {}
+    model, layers = modelwise.copied(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd):
-            if parametrize.is_parametrized(module):
-                raise ValueError(f"layer {name!r}: call remove_parametrizations on it first")
-            if getattr(module, "groups", 1) != 1:
-                raise ValueError(f"layer {name!r}: groups are not supported")
-            inputs = module.weight[0].numel()
-            if found and inputs % len(next(reversed(found.values())).weight):
-                raise ValueError(f"layer {name!r}: its {inputs} inputs are not those before it")
-            found[name] = module
-        elif not isinstance(module, (nn.Sequential, *_PASSED)):
+        walkable = isinstance(module, (nn.Sequential, *modelwise.KINDS, *_PASSED))
+        if not walkable or isinstance(module, _ConvTransposeNd):
             hint = "; fuse it into its layer first" if "Norm" in type(module).__name__ else ""
             raise TypeError(f"a walk cannot pass {name!r}, {type(module).__name__}{hint}")
-    if not found:
-        raise ValueError("the model has no linear or convolutional layer")
-    if len({id(layer.weight) for layer in found.values()}) < len(found):
-        raise ValueError("two layers share their weights, which walks would count apart")
-    return found
-
-
-def _norms(layers: list[nn.Module], fold: bool) -> list[tuple[Tensor, Tensor]]:
-    """Return m of the inputs and of the outputs of each layer, float64 [inputs] and [rows]."""
-    found = []
-    after = layers[0].weight.new_ones(1, dtype=torch.float64)
+    units = 1  # any number of inputs is a multiple
     for layer in layers:
-        w = layer.weight.flatten(1).double().abs()  # [rows, inputs]
+        if layer.shared:
+            raise ValueError(
+                f"layers {layer.name!r} and {layer.shared[0]!r} share their weights, which walks "
+                "would count apart"
+            )
+        if getattr(layer.module, "groups", 1) != 1:
+            raise ValueError(f"layer {layer.name!r}: groups are not supported")
+        rows, inputs = layer.rows.shape
+        if inputs % units:
+            raise ValueError(f"layer {layer.name!r}: its {inputs} inputs are not those before it")
+        units = rows
+    return model, layers
+
+
+def _norms(layers: list[Layer], fold: bool) -> list[tuple[Tensor, Tensor]]:
+    """Return m of the inputs and of the outputs of each layer, float64 [inputs] and [rows]."""
+    norms = []
+    after = layers[0].rows.new_ones(1, dtype=torch.float64)
+    for layer in layers:
+        w = layer.rows.double().abs()  # [rows, inputs]
         # All inputs that come from one unit, as pixels do from one filter, have its norm.
         before = after.repeat_interleave(w.shape[1] // len(after))  # [inputs]
         before = before if fold else torch.ones_like(before)
         after = w @ before  # [rows]
-        found.append((before, after))
+        norms.append((before, after))
         # Norms are relative: keep them from growing or fading with depth.
         after = after / after.max().clamp(min=_TINY)
-    return found
+    return norms
 
 
 def _starts(paths: int, outputs: int, method: str, seed: int, device: torch.device) -> Tensor:
@@ -272,7 +211,7 @@ def _starts(paths: int, outputs: int, method: str, seed: int, device: torch.devi
 
 def _stratified(density: Tensor, visits: Tensor, seed: int) -> Tensor:
     """Count jittered samples of each row, visits [rows] of them, without drawing them all."""
-    edges = cumulated(density)  # [rows, n]
+    edges = cumulative_mass(density)  # [rows, n]
     total = edges[:, -1:]  # [rows, 1]
     samples = torch.where(total > 0, visits[:, None], 0)  # [rows, 1]
     y = edges.double() * samples / total.clamp(min=1)  # [rows, n]
@@ -286,7 +225,7 @@ def _stratified(density: Tensor, visits: Tensor, seed: int) -> Tensor:
 def _iid(density: Tensor, visits: Tensor, seed: int) -> Tensor:
     """Count independent samples of each row, visits [rows] of them."""
     n = density.shape[1]
-    edges = cumulated(density.reshape(1, -1))[0]  # [rows n]: all rows end to end
+    edges = cumulative_mass(density.reshape(1, -1))[0]  # [rows n]: all rows end to end
     ends = edges[n - 1 :: n]  # [rows]
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])  # [rows]
     row = torch.repeat_interleave(torch.where(ends > starts, visits, 0))  # [walks]
@@ -303,15 +242,11 @@ _COUNTS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 }
 
 
-def _report(
-    name: str, layer: nn.Module, counts: Tensor, visits: Tensor, weights: str
-) -> CompressedLayer:
-    symbols = counts if weights == "counts" else counts != 0
-    numbers = torch.unique(symbols, return_counts=True)[1].tolist()
-    bits = sum(-n * math.log2(n / counts.numel()) for n in numbers)
-    distinct, visited = int(counts.count_nonzero()), int(visits.count_nonzero())
-    if weights == "original":
-        bits += _FLOAT_BITS * distinct
-    per_unit = (layer.bias is not None) + (weights == "counts")
-    bits += _FLOAT_BITS * per_unit * visited
-    return CompressedLayer(name, len(visits), visited, counts.numel(), distinct, bits)
+def _report(layer: Layer, counts: Tensor, visits: Tensor, weights: str) -> LayerReport:
+    visited = int(visits.count_nonzero())
+    has_bias = layer.module.bias is not None
+    if weights == "counts":
+        signed = counts * layer.rows.sign().long()
+        return layer.report(signed, floats=visited * (1 + has_bias), visited=visited)
+    kept = (counts != 0).int()  # a mask, and the weights as they are
+    return layer.report(kept, floats=int(kept.sum()) + visited * has_bias, visited=visited)

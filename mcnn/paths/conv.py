@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.paths.base import PathLayer
-from mcnn.sparse.autograd import dense_matrix, product
+from mcnn.sparse.autograd import product
 
 KERNELS = ("auto", "gather", "dense")
 # On a CPU, a convolution with zeros in it is faster from this share of all edges on; the copies of
@@ -100,7 +100,7 @@ class PathConv2d(PathLayer):
                 f"{max(1, smallest)}, got {list(x.shape)}"
             )
         if self.kernel == "dense":
-            return F.conv2d(x, self._dense_weight(), self.bias, self.stride, self.padding)
+            return F.conv2d(x, self.dense_weight(), self.bias, self.stride, self.padding)
         b, _, h, w = x.shape
         h, w = ((side + 2 * self.padding - k) // self.stride + 1 for side in (h, w))
         padded = F.pad(x, [self.padding] * 4).transpose(0, 1)  # [in_channels, batch, ...]
@@ -114,24 +114,7 @@ class PathConv2d(PathLayer):
         y = y.view(self.out_units, b, h, w).transpose(0, 1)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
-    def _dense_weight(self) -> Tensor:
-        return dense_matrix(self.weights(), self.edges, self.in_units)  # [out, in, k, k]
-
     def to_dense(self) -> nn.Conv2d:
         """Return the same layer with all filters, zero where there is no edge."""
-        options = {"device": self.weight.device, "dtype": self.weight.dtype}
-        dense = nn.utils.skip_init(
-            nn.Conv2d,
-            self.in_units,
-            self.out_units,
-            self.filter_size,
-            stride=self.stride,
-            padding=self.padding,
-            bias=self.bias is not None,
-            **options,
-        )
-        with torch.no_grad():
-            dense.weight.copy_(self._dense_weight())
-            if self.bias is not None:
-                dense.bias.copy_(self.bias)
-        return dense
+        sizes = (self.in_units, self.out_units, self.filter_size)
+        return self._filled(nn.Conv2d, *sizes, stride=self.stride, padding=self.padding)

@@ -1,21 +1,19 @@
 """Networks of paths for other engines: operations that all have, and the 2:4 pattern of GPUs."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mcnn.paths.base import PathLayer
-from mcnn.paths.layers import PathLinear
 from mcnn.paths.nets import PathMLP
-
-FORMS = ("gather", "dense")
+from mcnn.sparse.layer import SparseLayer, SparseLinear
 
 
 class GatherLinear(nn.Module):
-    """A :class:`PathLinear` as plain operations: gather inputs, multiply, add into outputs.
+    """A sparse linear layer as plain operations: gather inputs, multiply, add into outputs.
 
     Slower in PyTorch, but made of operations that any engine has, and without zeros to store.
 
@@ -25,11 +23,11 @@ class GatherLinear(nn.Module):
         Whose weights are copied.
     """
 
-    def __init__(self, layer: PathLinear) -> None:
+    def __init__(self, layer: SparseLinear) -> None:
         super().__init__()
-        edges = layer.edges
-        self.weight = nn.Parameter(layer.weights().detach().clone())  # [edges]
-        bias = layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+        edges, weights = layer.edges, layer.weights().detach()
+        self.weight = nn.Parameter(weights.clone())  # [edges]
+        bias = weights.new_zeros(layer.out_features) if layer.bias is None else layer.bias
         self.bias = nn.Parameter(bias.detach().clone())
         self.register_buffer("inputs", edges.inputs.long())
         self.register_buffer("outputs", edges.outputs.long())
@@ -41,16 +39,34 @@ class GatherLinear(nn.Module):
         return y.scatter_add(1, self.outputs.expand(x.shape[0], -1), taken)
 
 
-def portable(model: nn.Module, form: str = "dense") -> nn.Module:
-    """Return a network of standard operations that computes the same.
+def to_dense_model(model: nn.Module) -> nn.Module:
+    """Return a network of dense layers, zeros included, that computes the same.
 
     Parameters
     ----------
     model
-        Any module with path layers inside; not changed.
-    form
-        ``"dense"``: layers of full matrices, zeros included.
-        ``"gather"``: linear layers as :class:`GatherLinear`, with as many numbers as edges.
+        Any module with sparse layers inside, of paths or of samples; not changed.
+
+    Returns
+    -------
+    Module
+        In evaluation mode.
+
+    Examples
+    --------
+    >>> to_dense_model(PathMLP([8, 8, 4], paths=16))[1]
+    Linear(in_features=8, out_features=8, bias=True)
+    """
+    return _converted(copy.deepcopy(model), lambda layer: layer.to_dense()).eval()
+
+
+def to_gather_model(model: nn.Module) -> nn.Module:
+    """Return a network of :class:`GatherLinear` layers, with as many numbers as edges.
+
+    Parameters
+    ----------
+    model
+        As of :func:`to_dense_model`.
 
     Returns
     -------
@@ -60,25 +76,28 @@ def portable(model: nn.Module, form: str = "dense") -> nn.Module:
     Raises
     ------
     ValueError
-        For an unknown form, or a convolution of paths with ``"gather"``.
+        For a convolution of paths.
     """
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    return _portable(copy.deepcopy(model), form).eval()
+    return _converted(copy.deepcopy(model), _gathered).eval()
 
 
-def _portable(model: nn.Module, form: str) -> nn.Module:
+FORMS = {"gather": to_gather_model, "dense": to_dense_model}
+
+
+def _gathered(layer: SparseLayer) -> GatherLinear:
+    if not isinstance(layer, SparseLinear):
+        raise ValueError("convolutions of paths have no gather form: take form='dense'")
+    return GatherLinear(layer)
+
+
+def _converted(model: nn.Module, convert: Callable[[SparseLayer], nn.Module]) -> nn.Module:
     if isinstance(model, PathMLP):
         layers = [module for layer in model.layers for module in (layer, nn.ReLU())]
         model = nn.Sequential(nn.Flatten(), *layers[:-1])
-    if isinstance(model, PathLayer):
-        if form == "dense":
-            return model.to_dense()
-        if not isinstance(model, PathLinear):
-            raise ValueError("convolutions of paths have no gather form: take form='dense'")
-        return GatherLinear(model)
+    if isinstance(model, SparseLayer):
+        return convert(model)
     for name, child in model.named_children():
-        setattr(model, name, _portable(child, form))
+        setattr(model, name, _converted(child, convert))
     return model
 
 
@@ -88,24 +107,26 @@ def export_onnx(model: nn.Module, example: Tensor, file: str | Path, form: str =
     Parameters
     ----------
     model
-        As of :func:`portable`.
+        As of :func:`to_dense_model`; not changed.
     example
         An input, [batch, ...].
     file
         Where to write.
     form
-        As of :func:`portable`.
+        ``"gather"``, as :func:`to_gather_model`, or ``"dense"``, as :func:`to_dense_model`.
 
     Raises
     ------
     ImportError
         Without the packages onnx and onnxscript.
     ValueError
-        As :func:`portable`.
+        For an unknown form, or a convolution of paths with ``"gather"``.
     """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     batch = torch.export.Dim("batch")
     torch.onnx.export(
-        portable(model, form),
+        FORMS[form](model),
         (example,),
         str(file),
         input_names=["x"],
@@ -138,7 +159,7 @@ class TwoFour:
     lost_energy: float
 
 
-def two_four(layer: PathLinear) -> TwoFour:
+def two_four(layer: SparseLinear) -> TwoFour:
     """Force a layer into the 2:4 pattern that GPUs multiply fast, and say what that loses.
 
     Of four neighbouring weights of a row the two largest stay.
@@ -161,13 +182,13 @@ def two_four(layer: PathLinear) -> TwoFour:
 
     Examples
     --------
-    >>> found = two_four(PathLinear(64, 64, paths=256))
-    >>> found.edges, found.lost <= 64
+    >>> forced = two_four(PathLinear(64, 64, paths=256))
+    >>> forced.edges, forced.lost <= 64
     (256, True)
     """
     if layer.in_features % 4:
         raise ValueError(f"in_features must be a multiple of 4, got {layer.in_features}")
-    dense = layer.to_dense().weight.detach()
+    dense = layer.dense_weight().detach()
     fours = dense.view(len(dense), -1, 4)
     kept = torch.zeros_like(fours).scatter_(2, fours.abs().topk(2, dim=2).indices, 1)
     weight = (fours * kept).view_as(dense)

@@ -108,7 +108,7 @@ class Graph:
     def density(self) -> tuple[float, ...]:
         """Share of all possible edges, for each layer."""
         sizes = (n * m for n, m in pairwise(self.widths))
-        return tuple(found / size for found, size in zip(self.unique, sizes, strict=True))
+        return tuple(edges / size for edges, size in zip(self.unique, sizes, strict=True))
 
     @property
     def collisions(self) -> tuple[int, ...]:
@@ -121,7 +121,7 @@ class Graph:
         """
         if self.paths is None:
             raise ValueError("only paths collide: make the graph with Graph.of_paths")
-        return tuple(self.paths - found for found in self.unique)
+        return tuple(self.paths - edges for edges in self.unique)
 
     @cached_property
     def fan_in(self) -> tuple[Tensor, ...]:

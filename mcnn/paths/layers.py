@@ -1,18 +1,20 @@
 """A linear layer whose edges are those that paths take."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcnn.paths.base import PathLayer
-from mcnn.sparse.autograd import DENSE_FROM, dense_matrix, dense_product, product
-from mcnn.sparse.blocks import BLOCKS_FROM, block_product
-from mcnn.sparse.ops import silence_sparse_warning
+from mcnn.sparse.autograd import BLOCKS_FROM, DENSE_FROM, block_product, dense_product
+from mcnn.sparse.layer import SparseLinear
 
 KERNELS = ("auto", "gather", "blocks", "dense")
 
 
-class PathLinear(PathLayer):
+class PathLinear(PathLayer, SparseLinear):
     r"""A linear layer with an edge for each path, in place of :class:`torch.nn.Linear`.
+
+    Paths, edges and weights are those of a :class:`mcnn.paths.base.PathLayer`, what is done with
+    them that of a :class:`mcnn.sparse.layer.SparseLinear`.
 
     Parameters
     ----------
@@ -40,10 +42,10 @@ class PathLinear(PathLayer):
         parameter.
     kernel
         ``"gather"`` goes through the edges, see :mod:`mcnn.sparse.autograd`; ``"blocks"`` through
-        the complete blocks that the layer falls into, see :mod:`mcnn.sparse.blocks`; ``"dense"``
-        through a matrix with zeros in it.
+        the complete blocks that the layer falls into, see
+        :func:`mcnn.sparse.structure.find_blocks`; ``"dense"`` through a matrix with zeros in it.
         ``"auto"`` takes blocks where there are any with
-        :data:`mcnn.sparse.blocks.BLOCKS_FROM` units or more, else a matrix from a share of
+        :data:`mcnn.sparse.autograd.BLOCKS_FROM` units or more, else a matrix from a share of
         :data:`mcnn.sparse.autograd.DENSE_FROM` of all possible edges on.
     device, dtype
         Of the parameters.
@@ -56,8 +58,8 @@ class PathLinear(PathLayer):
         [out_features].
     paths : Tensor
         int32 [2, paths], saved with the weights: a checkpoint brings its own paths.
-    edges : Edges
-        What the paths come to, see :mod:`mcnn.sparse.autograd`.
+    edges : mcnn.sparse.structure.Edges
+        What the paths come to.
 
     Raises
     ------
@@ -112,16 +114,6 @@ class PathLinear(PathLayer):
         )
 
     @property
-    def in_features(self) -> int:
-        """Units before the layer."""
-        return self.in_units
-
-    @property
-    def out_features(self) -> int:
-        """Units behind the layer."""
-        return self.out_units
-
-    @property
     def kernel(self) -> str:
         """How the product is computed."""
         if self._kernel != "auto":
@@ -135,32 +127,6 @@ class PathLinear(PathLayer):
         """Return the output [out_features, batch], rectified if asked, of [in_features, batch]."""
         if self.kernel == "blocks":
             return block_product(x, self.weights(), self.blocks, self.bias, relu)
-        multiply = dense_product if self.kernel == "dense" else product
-        return multiply(x, self.weights(), self.edges, self.bias, relu)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output [..., out_features] of an input [..., in_features]."""
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"the input must be [..., {self.in_features}], got {list(x.shape)}")
-        flat = x.reshape(-1, self.in_features)  # [batch, in_features]
-        y = self.feature_major(flat.T.contiguous())
-        return y.T.reshape(*x.shape[:-1], self.out_features)
-
-    def to_dense(self) -> nn.Linear:
-        """Return the same layer with a matrix of weights, zero where there is no edge."""
-        options = {"device": self.weight.device, "dtype": self.weight.dtype}
-        bias = self.bias is not None
-        dense = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features, bias, **options)
-        with torch.no_grad():
-            dense.weight.copy_(dense_matrix(self.weights(), self.edges, self.in_features))
-            if bias:
-                dense.bias.copy_(self.bias)
-        return dense
-
-    def to_csr(self) -> Tensor:
-        """Return the weights as a sparse matrix [out_features, in_features] of compressed rows."""
-        place = torch.stack([self._outputs, self._inputs])  # [2, edges]
-        shape = (self.out_features, self.in_features)
-        values = self.weights().detach()
-        silence_sparse_warning()
-        return torch.sparse_coo_tensor(place, values, shape, check_invariants=True).to_sparse_csr()
+        if self.kernel == "dense":
+            return dense_product(x, self.weights(), self.edges, self.bias, relu)
+        return super().feature_major(x, relu)

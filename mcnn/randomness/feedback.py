@@ -78,16 +78,16 @@ class FeedbackMLP(nn.Module):
     def activations(self, x: Tensor) -> list[Tensor]:
         """Return what every layer puts out, [b, width] each; the last are the logits."""
         x = x.flatten(1)
-        found, summands = [], []
+        outputs, summands = [], []
         for number, layer in enumerate(self.layers[:-1]):
             x = layer(x).relu()
-            found.append(x)
+            outputs.append(x)
             if self.direct:
                 back = x @ getattr(self, f"feedback{number}")  # [b, outputs]
                 summands.append(back - back.detach())
                 x = x.detach()
         x = self.layers[-1](x)
-        return [*found, sum(summands, x)]
+        return [*outputs, sum(summands, x)]
 
 
 def alignment_angles(model: FeedbackMLP, x: Tensor, y: Tensor, of: str = "errors") -> list[float]:

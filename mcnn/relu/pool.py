@@ -259,14 +259,14 @@ def replace_maxpool(model: nn.Module, form: str = "exact") -> nn.Module:
     MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False, form='exact')
     """
     model = copy.deepcopy(model)
-    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.MaxPool2d)]
-    if not found:
+    pools = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.MaxPool2d)]
+    if not pools:
         raise ValueError(
             "the model has no nn.MaxPool2d to replace; where it calls F.max_pool2d, "
             "call mcnn.relu.max_pool2d instead"
         )
     new = {}
-    for name, old in found:
+    for name, old in pools:
         sizes = (old.kernel_size, old.stride, old.padding, old.dilation)
         try:
             new[old] = MaxPool2d(*sizes, old.return_indices, old.ceil_mode, form)

@@ -1,4 +1,4 @@
-r"""The product of a layer of paths with a batch, at a cost in proportion to its edges.
+r"""The product of a sparse layer with a batch, and its derivatives, at the cost of its edges.
 
 A layer with edges :math:`e=(j_e\to i_e)` and weights :math:`w_e` needs three sums,
 
@@ -13,107 +13,27 @@ With the examples innermost, activations [units, batch], each edge reads and add
 the first two sums are what PyTorch's ``embedding_bag`` computes, over edges sorted by output and
 by input.
 The third is PyTorch's ``sampled_addmm``.
-Faster forms take over where the machine has them, see :mod:`mcnn.sparse.ops`.
+Faster backends take over where the machine has them, see :mod:`mcnn.sparse.ops`.
 
-Where most of all edges are there, a matrix with zeros in it is faster: :data:`DENSE_FROM`.
+Where the layer falls into complete blocks, small matrices are faster (:func:`block_product`, from
+blocks of :data:`BLOCKS_FROM` units on), and where most of all edges are there, a matrix with zeros
+in it (:func:`dense_product`, from a share of :data:`DENSE_FROM` on).
 
 Source: slides "Sampling Paths through Networks": cost bounded by the number of paths times depth.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mcnn.sparse.ops import finished, unfinished
+import mcnn.sparse.ops  # noqa: F401  registers the operators
+from mcnn.sparse.backends.torch import epilogue
+from mcnn.sparse.structure import Blocks, Edges, check_operands, dense_matrix
 
 DENSE_FROM = 0.6  # share of all edges from which a matrix with zeros in it is faster on a CPU
-
-
-class Edges(NamedTuple):
-    """Edges of a layer, sorted by output and within it by input; all int32.
-
-    Parameters
-    ----------
-    inputs, outputs
-        [edges], the units that an edge joins.
-    starts
-        [outputs + 1], where the edges of each output begin.
-    order
-        [edges], the numbers of the edges, sorted by input.
-    outputs_by_input
-        [edges], the outputs in that order.
-    starts_by_input
-        [inputs + 1], where the edges of each input begin in it.
-    """
-
-    inputs: Tensor
-    outputs: Tensor
-    starts: Tensor
-    order: Tensor
-    outputs_by_input: Tensor
-    starts_by_input: Tensor
-
-
-def edges_of_paths(
-    paths: Tensor, in_features: int, out_features: int, merge: bool = True
-) -> tuple[Edges, Tensor]:
-    """Sort the edges that paths take through a layer.
-
-    Parameters
-    ----------
-    paths
-        Integers, [2, paths]: the input and the output of each.
-    in_features, out_features
-        Units of the layer.
-    merge
-        Whether paths on the same edge share it, or each has an edge of its own.
-
-    Returns
-    -------
-    Edges
-    Tensor
-        int64 [paths], the edge of each path.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another, or a unit is not one of the layer's.
-    """
-    if paths.dim() != 2 or len(paths) != 2 or paths.shape[1] == 0:
-        raise ValueError(f"paths must be [2, paths], at least one, got {list(paths.shape)}")
-    for units, name, n in zip(
-        paths, ("inputs", "outputs"), (in_features, out_features), strict=True
-    ):
-        low, high = int(units.min()), int(units.max())
-        if low < 0 or high >= n:
-            raise ValueError(f"{name} of paths must be in 0 ... {n - 1}, got {low} ... {high}")
-    key = paths[1].long() * in_features + paths[0]  # [paths]
-    if merge:
-        key, edge_of_path = key.unique(return_inverse=True)  # [edges], sorted
-    else:
-        key, sorted_paths = key.sort(stable=True)
-        edge_of_path = torch.empty_like(sorted_paths)
-        edge_of_path[sorted_paths] = torch.arange(len(key), device=key.device)
-    outputs = (key // in_features).int()
-    inputs = (key % in_features).int()
-    order = inputs.sort(stable=True).indices  # [edges]
-    edges = Edges(
-        inputs,
-        outputs,
-        _starts(outputs, out_features),
-        order.int(),
-        outputs[order],
-        _starts(inputs, in_features),
-    )
-    return edges, edge_of_path
-
-
-def _starts(units: Tensor, n: int) -> Tensor:
-    starts = torch.zeros(n + 1, dtype=torch.int32, device=units.device)
-    torch.cumsum(torch.bincount(units, minlength=n), 0, dtype=torch.int32, out=starts[1:])
-    return starts
+BLOCKS_FROM = 16  # units of a block from which small matrices beat single edges on a CPU
 
 
 def product(
@@ -128,7 +48,7 @@ def product(
     weight
         [edges], the type of ``x``.
     edges
-        From :func:`edges_of_paths`.
+        From :func:`mcnn.sparse.structure.edges_of_paths`.
     bias
         [outputs], added to the sums.
     relu
@@ -150,64 +70,64 @@ def product(
 
     Examples
     --------
+    >>> from mcnn.sparse.structure import edges_of_paths
     >>> edges, _ = edges_of_paths(torch.tensor([[0, 1, 1], [0, 0, 1]]), 2, 2)
     >>> product(torch.tensor([[1.0], [10.0]]), torch.tensor([1.0, 2.0, 3.0]), edges)
     tensor([[21.],
             [30.]])
     """
     shape = len(edges.starts_by_input) - 1, len(edges.starts) - 1, len(edges.inputs)
-    x = fitted(x, weight, bias, *shape)
-    return _Product.apply(x, weight, bias, relu, *edges)
+    x = check_operands(x, weight, bias, *shape)
+    return _EdgeProduct.apply(x, weight, bias, relu, *edges)
 
 
-def fitted(
-    x: Tensor, weight: Tensor, bias: Tensor | None, inputs: int, outputs: int, edges: int
+def block_product(
+    x: Tensor, weight: Tensor, blocks: Blocks, bias: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    """Return ``x``, in the type of ``weight`` where autocast is on.
+    """As :func:`product`, for a layer that falls into blocks.
+
+    Parameters
+    ----------
+    x
+        [inputs, batch].
+    weight
+        [edges], sorted by output and within it by input.
+    blocks
+        From :func:`mcnn.sparse.structure.find_blocks`.
+    bias
+        [outputs], added to the sums.
+    relu
+        Whether negative results become zero.
+
+    Returns
+    -------
+    Tensor
+        [outputs, batch].
 
     Raises
     ------
     ValueError
-        Unless ``x`` is [inputs, batch], ``weight`` [edges] and ``bias``, if any, [outputs].
+        If the shapes do not fit the blocks.
     TypeError
-        Unless they are of the same type.
+        As :func:`product` does.
     """
-    if x.dim() != 2 or x.shape[0] != inputs or weight.shape != (edges,):
-        raise ValueError(
-            f"x must be [{inputs}, batch] and weight [{edges}], got {list(x.shape)} and "
-            f"{list(weight.shape)}"
-        )
-    if bias is not None and bias.shape != (outputs,):
-        raise ValueError(f"bias must be [{outputs}], got {list(bias.shape)}")
-    if bias is not None and bias.dtype != weight.dtype:
-        raise TypeError(
-            f"bias and weight must be of one type, got {bias.dtype} and {weight.dtype}: call .to()"
-        )
-    if x.dtype != weight.dtype:
-        if not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(
-                f"x and weight must be of one type, got {x.dtype} and {weight.dtype}: call .to()"
-            )
-        x = x.to(weight.dtype)
-    return x
+    inputs, outputs, edges = len(blocks.inputs), len(blocks.outputs), len(weight)
+    k_in, k_out = edges // outputs, edges // inputs
+    whole = k_in * outputs == k_out * inputs == edges > 0
+    if not whole or inputs % k_in or outputs % k_out:
+        raise ValueError(f"weight must be [edges], equally many in each block, got {edges}")
+    x = check_operands(x, weight, bias, inputs, outputs, edges)
+    return _BlockProduct.apply(x, weight, bias, relu, *blocks)
 
 
 def dense_product(
     x: Tensor, weight: Tensor, edges: Edges, bias: Tensor | None = None, relu: bool = False
 ) -> Tensor:
     """As :func:`product`, through a matrix that has a zero where there is no edge."""
-    return finished(dense_matrix(weight, edges, len(x)) @ x, bias, relu)
+    return epilogue(dense_matrix(weight, edges, len(x)) @ x, bias, relu)
 
 
-def dense_matrix(weight: Tensor, edges: Edges, in_features: int) -> Tensor:
-    """Return weights [edges, ...] as a matrix, [outputs, inputs, ...]; those of one edge add up."""
-    outputs = edges.starts.shape[0] - 1
-    matrix = weight.new_zeros(outputs * in_features, *weight.shape[1:])
-    place = edges.outputs.long() * in_features + edges.inputs  # [edges]
-    return matrix.index_add(0, place, weight).view(outputs, in_features, *weight.shape[1:])
-
-
-class _Product(torch.autograd.Function):
+class _EdgeProduct(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, *edges: Tensor
@@ -222,14 +142,59 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y, *edges = ctx.saved_tensors
         inputs, outputs, starts, order, outputs_by_input, starts_by_input = edges
-        of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
-        grad, dbias = unfinished(grad, y, of_bias)
+        needs_dx, needs_dw, needs_dbias = ctx.needs_input_grad[:3]
+        grad, dbias = epilogue_backward(grad, y, needs_dbias)
         dx = dw = None
-        if of_x and of_weight:
+        if needs_dx and needs_dw:
             dx, dw = torch.ops.mcnn.path_grads(x, grad, weight, *edges)
-        elif of_x:
+        elif needs_dx:
             sorted_weight = weight.index_select(0, order)  # [edges]
             dx = torch.ops.mcnn.path_sum(grad, sorted_weight, outputs_by_input, starts_by_input)
-        elif of_weight:
+        elif needs_dw:
             dw = torch.ops.mcnn.path_dot(x, grad, inputs, outputs, starts)
         return dx, dw, dbias, *[None] * 7
+
+
+class _BlockProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, *blocks: Tensor
+    ) -> Tensor:
+        y = torch.ops.mcnn.path_blocks(x, weight, *blocks, bias, relu)
+        ctx.save_for_backward(x, weight, y if relu else None, *blocks)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y, *blocks = ctx.saved_tensors
+        grad, dbias = epilogue_backward(grad, y, ctx.needs_input_grad[2])
+        dx, dw = torch.ops.mcnn.path_block_grads(x, grad, weight, *blocks)
+        return dx, dw, dbias, *[None] * 5
+
+
+def epilogue_backward(
+    grad: Tensor, y: Tensor | None, needs_dbias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Go back through :func:`mcnn.sparse.backends.torch.epilogue`.
+
+    Parameters
+    ----------
+    grad
+        [outputs, batch].
+    y
+        Its results, if they were rectified.
+    needs_dbias
+        Whether there is a bias that needs a gradient.
+
+    Returns
+    -------
+    Tensor
+        [outputs, batch], the gradient with respect to the sums.
+    Tensor or None
+        [outputs], that with respect to the bias.
+    """
+    if y is not None:
+        grad, dbias = torch.ops.mcnn.path_rectified(grad, y)
+        return grad, dbias if needs_dbias else None
+    return grad, grad.sum(1) if needs_dbias else None

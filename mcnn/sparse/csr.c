@@ -66,17 +66,17 @@ INLINE edges edges_of(const layer *l, int kind, int64_t q) {
     return (edges){q, l->starts[q + 1] - first, first, l->index + first, 0};
 }
 
-/* Where memory is far, numbers are asked for some time before they are read or written. */
-INLINE void ask(const float *p, int64_t n) {
+/* Prefetch: where memory is far, numbers are asked for before they are read or written. */
+INLINE void prefetch(const float *p, int64_t n) {
     for (int64_t t = 0; t < n; t += LANES) __builtin_prefetch(p + t);
 }
 
-INLINE void ask_to_write(float *p, int64_t n) {
+INLINE void prefetch_to_write(float *p, int64_t n) {
     for (int64_t t = 0; t < n; t += LANES) __builtin_prefetch(p + t, 1);
 }
 
-/* For the next block, the unit at the same place in it, and a share of those at other ends. */
-#define ASK_NEXT_BLOCK(OWN, OTHER)                                                  \
+/* Prefetch for the next block: the unit at the same place in it, a share of those at other ends. */
+#define PREFETCH_NEXT_BLOCK(OWN, OTHER)                                             \
     if (far && kind == BLOCKS && q + l.here < last) {                                   \
         const int64_t unit = l.units[q + l.here];                                   \
         OWN;                                                                        \
@@ -95,13 +95,14 @@ INLINE void sum_tile(const int kind, layer l, const float *restrict x, const flo
         const edges s = edges_of(&l, kind, q);
         const float *weight = w + (kind == BLOCKS ? s.unit * s.n : s.first);
         vector sum[WIDE] = {0};
-        ASK_NEXT_BLOCK((ask(w + unit * s.n, s.n), ask_to_write(y + unit * batch, tile)),
-                       ask(x + i * batch, tile))
+        PREFETCH_NEXT_BLOCK(
+            (prefetch(w + unit * s.n, s.n), prefetch_to_write(y + unit * batch, tile)),
+            prefetch(x + i * batch, tile))
         for (int64_t m = 0; m < s.n; m++) {
             const int64_t j = kind == BLOCKS ? s.others[m] : s.index[m];
             const int64_t ahead = s.first + m + AHEAD;
             const vector *row = (const vector *)(x + j * batch);
-            if (far && ahead < end) ask(x + l.index[ahead] * batch, tile);
+            if (far && ahead < end) prefetch(x + l.index[ahead] * batch, tile);
             for (int v = 0; v < vectors; v++) sum[v] += weight[m] * row[v];
         }
         for (int v = 0; v < vectors; v++) {
@@ -126,9 +127,10 @@ INLINE void grad_tile(const int kind, layer l, const float *restrict a, const fl
         const edges s = edges_of(&l, kind, q);
         const int64_t own_place = kind == BLOCKS ? q % l.here : 0;
         vector own[WIDE], sum[WIDE] = {0};
-        ASK_NEXT_BLOCK((ask(a + unit * batch, tile), ask_to_write(ds + unit * batch, tile)),
-                       (ask(g + i * batch, tile), ask(w + i * l.here, l.here),
-                        ask_to_write(dw + i * l.here, l.here)))
+        PREFETCH_NEXT_BLOCK(
+            (prefetch(a + unit * batch, tile), prefetch_to_write(ds + unit * batch, tile)),
+            (prefetch(g + i * batch, tile), prefetch(w + i * l.here, l.here),
+             prefetch_to_write(dw + i * l.here, l.here)))
         memcpy(own, a + s.unit * batch, 64 * vectors);
         for (int t = 0; t < skip; t++) own[0][t] = 0;  /* columns of the tile before */
         for (int64_t m = 0; m < s.n; m++) {
@@ -136,10 +138,10 @@ INLINE void grad_tile(const int kind, layer l, const float *restrict a, const fl
             const int64_t e = kind == BLOCKS ? i * l.here + own_place
                               : kind == ORDERED ? l.order[place] : place;
             const vector *row = (const vector *)(g + i * batch);
-            if (far && place + AHEAD < end) ask(g + l.index[place + AHEAD] * batch, tile);
+            if (far && place + AHEAD < end) prefetch(g + l.index[place + AHEAD] * batch, tile);
             if (scattered && place + AHEAD < end) {
                 const int32_t o = l.order[place + AHEAD];
-                ask(w + o, 1), ask_to_write(dw + o, 1);
+                prefetch(w + o, 1), prefetch_to_write(dw + o, 1);
             }
             vector d = {0};
             for (int v = 0; v < vectors; v++) {

@@ -1,16 +1,18 @@
-"""The sums over edges as operators: each goes to the fastest form that the machine has.
+"""The sums over edges as operators: each goes to the fastest backend that the machine has.
 
-=============================  ==================================================================
-``mcnn::path_sum``             weighted rows, added up for each output; also back to the inputs
-``mcnn::path_dot``             the inner product of two rows, for each edge
-``mcnn::path_grads``           both gradients of a layer in one pass
-``mcnn::path_rectified``       back through a rectifier
-=============================  ==================================================================
+==========================  =====================================================================
+``mcnn::path_sum``          weighted rows, added up for each output; also back to the inputs
+``mcnn::path_dot``          the inner product of two rows, for each edge
+``mcnn::path_grads``        both gradients of a layer in one pass
+``mcnn::path_blocks``       as ``path_sum``, for a layer that falls into complete blocks
+``mcnn::path_block_grads``  both of its gradients
+``mcnn::path_rectified``    back through a rectifier
+==========================  =====================================================================
 
-On a CPU with a C compiler the loops of :mod:`mcnn.sparse.backends.c` serve, for layers of some
+On a CPU with a C compiler these are the loops of :mod:`mcnn.sparse.backends.c`, for layers of some
 size; on a GPU with Triton the kernels of :mod:`mcnn.sparse.backends.triton`; else PyTorch's own
-operators.
-As operators of their own, compilers take them as they are.
+operators, :mod:`mcnn.sparse.backends.torch`.
+All are opaque custom ops for ``torch.compile``, with the shapes of their results registered.
 """
 
 import warnings
@@ -19,11 +21,9 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mcnn.sparse.backends import c
-
-_TILE = 1 << 18  # numbers that a tile of the general form of inner products holds
+from mcnn.sparse.backends import torch as torch_backend
 
 # torch.library.custom_op would do the same, but imports the compiler when it is first called.
 torch.library.define(
@@ -40,6 +40,15 @@ torch.library.define(
     "(Tensor x, Tensor grad, Tensor weight, Tensor inputs, Tensor outputs, Tensor starts, "
     "Tensor order, Tensor outputs_by_input, Tensor starts_by_input) -> (Tensor, Tensor)",
 )
+_BLOCKS = "Tensor inputs, Tensor input_places, Tensor outputs, Tensor output_places"
+torch.library.define(
+    "mcnn::path_blocks",
+    f"(Tensor x, Tensor weight, {_BLOCKS}, Tensor? bias=None, bool relu=False) -> Tensor",
+)
+torch.library.define(
+    "mcnn::path_block_grads",
+    f"(Tensor x, Tensor grad, Tensor weight, {_BLOCKS}) -> (Tensor, Tensor)",
+)
 torch.library.define("mcnn::path_rectified", "(Tensor grad, Tensor y) -> (Tensor, Tensor)")
 
 
@@ -52,23 +61,11 @@ def _sum(
     bias: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    if c.serves(index.shape[0], x, weight):
+    if c.supports(index.shape[0], x, weight):
         return c.sum_rows(x, weight, index, starts, bias, relu)
-    if x.is_cuda and _fused() is not None:
-        return _fused().sum_rows(x, weight, index, starts, bias, relu)
-    return finished(torch_sum(x, weight, index, starts), bias, relu)
-
-
-def torch_sum(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor:
-    """Sum weighted rows by PyTorch's operators; see :func:`mcnn.sparse.backends.c.sum_rows`."""
-    return F.embedding_bag(
-        index,
-        x.contiguous(),
-        starts,
-        mode="sum",
-        per_sample_weights=weight.contiguous(),
-        include_last_offset=True,
-    )
+    if x.is_cuda and _triton() is not None:
+        return _triton().sum_rows(x, weight, index, starts, bias, relu)
+    return torch_backend.epilogue(torch_backend.sum_rows(x, weight, index, starts), bias, relu)
 
 
 @torch.library.register_fake("mcnn::path_sum")
@@ -78,30 +75,11 @@ def _(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor, *_: Tensor | boo
 
 @torch.library.impl("mcnn::path_dot", "CompositeExplicitAutograd")
 def _dot(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:
-    if c.serves(inputs.shape[0], x, grad):
+    if c.supports(inputs.shape[0], x, grad):
         return c.dot_rows(x, grad, inputs, starts)
-    if x.is_cuda and _fused() is not None:
-        return _fused().dot_rows(x, grad, inputs, outputs)
-    return torch_dot(x, grad, inputs, outputs, starts)
-
-
-def torch_dot(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:
-    """Return the inner products by PyTorch's operators; see ``dot_rows`` of the loops in C."""
-    # A sparse matrix of PyTorch has no room for more edges, of duplicates, than units to join.
-    fits = len(inputs) <= len(grad) * len(x)
-    if fits and x.dtype in (torch.float32, torch.float64):
-        silence_sparse_warning()
-        zero = x.new_zeros(len(inputs))
-        shape = (len(grad), len(x))
-        where = torch.sparse_csr_tensor(starts, inputs, zero, shape, check_invariants=False)
-        return torch.sparse.sampled_addmm(where, grad, x.T, beta=0).values()
-    tile = max(1, _TILE // x.shape[1])
-    wide = torch.promote_types(x.dtype, torch.float32)
-    parts = [
-        (x.index_select(0, j).to(wide) * grad.index_select(0, i)).sum(1)
-        for j, i in zip(inputs.split(tile), outputs.split(tile), strict=True)
-    ]
-    return torch.cat(parts).to(x.dtype)
+    if x.is_cuda and _triton() is not None:
+        return _triton().dot_rows(x, grad, inputs, outputs)
+    return torch_backend.dot_rows(x, grad, inputs, outputs, starts)
 
 
 @torch.library.register_fake("mcnn::path_dot")
@@ -122,7 +100,7 @@ def _grads(
     starts_by_input: Tensor,
 ) -> tuple[Tensor, Tensor]:
     edges = weight.shape[0]
-    if edges <= c.SCATTERED and c.serves(edges, x, weight):
+    if edges <= c.SCATTERED and c.supports(edges, x, weight):
         return c.gradients(x, grad, weight, order, outputs_by_input, starts_by_input)
     sorted_weight = weight.index_select(0, order)  # [edges]
     dx = torch.ops.mcnn.path_sum(grad, sorted_weight, outputs_by_input, starts_by_input)
@@ -134,12 +112,61 @@ def _(x: Tensor, grad: Tensor, weight: Tensor, *_: Tensor) -> tuple[Tensor, Tens
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
+@torch.library.impl("mcnn::path_blocks", "CompositeExplicitAutograd")
+def _blocks(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor,
+    input_places: Tensor,
+    outputs: Tensor,
+    output_places: Tensor,
+    bias: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    if c.supports(weight.shape[0], x, weight):
+        return c.sum_blocks(x, weight, inputs, outputs, bias, relu)
+    y = torch_backend.sum_blocks(x, weight, inputs, outputs, output_places)
+    return torch_backend.epilogue(y, bias, relu)
+
+
+@torch.library.register_fake("mcnn::path_blocks")
+def _(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor,
+    input_places: Tensor,
+    outputs: Tensor,
+    *_: Tensor | bool | None,
+) -> Tensor:
+    return x.new_empty(outputs.shape[0], x.shape[1])
+
+
+@torch.library.impl("mcnn::path_block_grads", "CompositeExplicitAutograd")
+def _block_grads(
+    x: Tensor,
+    grad: Tensor,
+    weight: Tensor,
+    inputs: Tensor,
+    input_places: Tensor,
+    outputs: Tensor,
+    output_places: Tensor,
+) -> tuple[Tensor, Tensor]:
+    if c.supports(weight.shape[0], x, weight):
+        return c.block_gradients(x, grad, weight, inputs, outputs)
+    places = (inputs, input_places, outputs, output_places)
+    return torch_backend.block_gradients(x, grad, weight, *places)
+
+
+@torch.library.register_fake("mcnn::path_block_grads")
+def _(x: Tensor, grad: Tensor, weight: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
 @torch.library.impl("mcnn::path_rectified", "CompositeExplicitAutograd")
 def _rectified(grad: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    if c.serves(y.shape[0], y, grad):
+    if c.supports(y.shape[0], y, grad):
         return c.rectified(grad, y)
-    passed = torch.ops.aten.threshold_backward(grad, y, 0)
-    return passed, passed.sum(1)
+    return torch_backend.rectified(grad, y)
 
 
 @torch.library.register_fake("mcnn::path_rectified")
@@ -148,14 +175,14 @@ def _(grad: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _fused() -> ModuleType | None:
+def _triton() -> ModuleType | None:
     """Import the kernels for GPUs, which takes a while: only where there is one to run them."""
     try:
         from mcnn.sparse.backends import triton
     except ImportError:
         warnings.warn(
-            "Triton is missing: layers of paths on the GPU go through PyTorch's operators, which "
-            "is slower; install triton",
+            "Triton is missing: sparse layers on the GPU go through PyTorch's operators, which is "
+            "slower; install triton",
             stacklevel=2,
         )
         return None
@@ -163,7 +190,7 @@ def _fused() -> ModuleType | None:
 
 
 def backend(device: torch.device | str) -> str:
-    """Return what multiplies layers of some size on a device.
+    """Return what multiplies sparse layers of some size on a device.
 
     Returns
     -------
@@ -177,45 +204,6 @@ def backend(device: torch.device | str) -> str:
     (True, 'torch')
     """
     kind = torch.device(device).type
-    if kind == "cuda" and _fused() is not None:
+    if kind == "cuda" and _triton() is not None:
         return "triton"
     return "c" if kind == "cpu" and c.available() else "torch"
-
-
-def finished(y: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    """Add a bias [outputs] to sums [outputs, batch], and rectify, if asked."""
-    y = y if bias is None else y + bias[:, None]
-    return y.relu() if relu else y
-
-
-def unfinished(grad: Tensor, y: Tensor | None, of_bias: bool) -> tuple[Tensor, Tensor | None]:
-    """Go back through :func:`finished`.
-
-    Parameters
-    ----------
-    grad
-        [outputs, batch].
-    y
-        Its results, if they were rectified.
-    of_bias
-        Whether there is a bias that needs a gradient.
-
-    Returns
-    -------
-    Tensor
-        [outputs, batch], the gradient with respect to the sums.
-    Tensor or None
-        [outputs], that with respect to the bias.
-    """
-    if y is not None:
-        grad, dbias = torch.ops.mcnn.path_rectified(grad, y)
-        return grad, dbias if of_bias else None
-    return grad, grad.sum(1) if of_bias else None
-
-
-@cache
-def silence_sparse_warning() -> None:
-    """Let PyTorch say once, unheard, that its sparse matrices are new; the tests check them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.eye(1).to_sparse_csr()

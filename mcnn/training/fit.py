@@ -1,8 +1,9 @@
 """One plain training loop, the same for every chapter.
 
 The network sees the training images in a new order each epoch, a batch at a time.
-Each batch gives the gradient of the mean cross entropy, and the optimiser takes a step against it.
-What a chapter changes is the network, not the loop.
+Each batch gives the gradient of the mean cross entropy, and the optimizer takes a step against it.
+What a chapter changes is the network, not the loop; where it has to act between two steps, to mask
+weights or to change their number, it is called with a :class:`Step`, which knows the optimizer.
 
 All random numbers come from the seed: the order of the images, their augmentation, and what the
 network itself draws, as dropout does.
@@ -13,6 +14,7 @@ On one thread of a CPU the same seed gives the same weights, bit by bit.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -38,6 +40,33 @@ class Evaluation(NamedTuple):
     loss: float
 
 
+@dataclass
+class Step:
+    """A step of a training that has just been taken.
+
+    Attributes
+    ----------
+    model
+        The network, its parameters updated; their gradients are those of the step.
+    optimizer
+        What updated them.
+        Who replaces a parameter of the network replaces it here, too
+        (:func:`mcnn.paths.migrate_optimizer_state`), else the new one is not trained.
+    scheduler
+        Of the learning rate, advanced to the next step.
+    number
+        Of the step, from zero over all epochs.
+    epoch
+        From one.
+    """
+
+    model: nn.Module
+    optimizer: optim.Optimizer
+    scheduler: lr_scheduler.LRScheduler
+    number: int = 0
+    epoch: int = 1
+
+
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "sgd": lambda p, lr, momentum, decay: optim.SGD(p, lr, momentum, weight_decay=decay),
     "adam": lambda p, lr, momentum, decay: optim.Adam(p, lr, (momentum, 0.999), weight_decay=decay),
@@ -46,6 +75,7 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
 # The learning rate of every step; "onecycle" leaves the momentum alone, unlike its default.
 SCHEDULES: dict[str, Callable[[optim.Optimizer, float, int], lr_scheduler.LRScheduler]] = {
     "constant": lambda o, lr, steps: lr_scheduler.ConstantLR(o, factor=1.0),
+    "linear": lambda o, lr, steps: lr_scheduler.LinearLR(o, 1.0, 0.0, steps),
     "cosine": lambda o, lr, steps: lr_scheduler.CosineAnnealingLR(o, steps),
     "onecycle": lambda o, lr, steps: lr_scheduler.OneCycleLR(
         o, lr, total_steps=steps, cycle_momentum=False
@@ -99,9 +129,10 @@ def fit(
     scale: str = "unit",
     augment: str | None = None,
     seed: int = 0,
+    order: Callable[[int], Tensor] | None = None,
     evaluate_each: bool = False,
     on_epoch: Callable[[nn.Module, dict[str, Any]], object] | None = None,
-    on_step: Callable[[nn.Module, int], object] | None = None,
+    on_step: Callable[[Step], object] | None = None,
     desc: str = "train",
 ) -> list[dict[str, Any]]:
     """Train a network in place.
@@ -119,7 +150,8 @@ def fit(
     optimizer
         One of :data:`OPTIMIZERS`.
     lr
-        The learning rate: the first of ``"cosine"``, the largest of ``"onecycle"``.
+        The learning rate: the first of ``"linear"`` and ``"cosine"``, which fall to zero, the
+        largest of ``"onecycle"``.
     momentum
         For Adam the decay of its first moment.
     weight_decay
@@ -134,12 +166,16 @@ def fit(
         ``None`` or one of :data:`AUGMENTATIONS`.
     seed
         Of everything random.
+    order
+        Called with the number of the epoch, from one; returns which images it goes through, one
+        after the other, int64 [n], as many as there are.
+        Without it they are shuffled by the seed.
     evaluate_each
         Test after every epoch.
     on_epoch
         Called as ``on_epoch(model, row)`` after every epoch, with the row that is returned.
     on_step
-        Called as ``on_step(model, step)`` after every step, counted from zero over all epochs.
+        Called after every step with a :class:`Step`, the same object each time.
     desc
         Label of the progress bar.
 
@@ -153,13 +189,14 @@ def fit(
     Raises
     ------
     ValueError
-        For an unknown name, a number out of range, or no images to train on.
+        For an unknown name, a number out of range, no images to train on, or an ``order`` of
+        more or fewer images than there are.
     DivergenceError
         If the loss becomes infinite or NaN.
     """
-    make_optimizer = _choose("optimizer", optimizer, OPTIMIZERS)
-    make_schedule = _choose("schedule", schedule, SCHEDULES)
-    change = None if augment is None else _choose("augment", augment, AUGMENTATIONS)
+    make_optimizer = choose("optimizer", optimizer, OPTIMIZERS)
+    make_schedule = choose("schedule", schedule, SCHEDULES)
+    change = None if augment is None else choose("augment", augment, AUGMENTATIONS)
     for parameter, value in {"epochs": epochs, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{parameter} must be at least 1, got {value}")
@@ -171,37 +208,36 @@ def fit(
         raise ValueError(f"data.train of {data.name} is empty: there is nothing to train on")
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    weights = [p for p in parameters if p.ndim > 1]
     total = epochs * math.ceil(len(data.train) / batch_size)
-    descent = make_optimizer(parameters, lr, momentum, weight_decay)
-    rate = make_schedule(descent, lr, total)
+    chosen = make_optimizer(parameters, lr, momentum, weight_decay)
+    state = Step(model, chosen, make_schedule(chosen, lr, total))
     generator = torch.Generator().manual_seed(seed)
 
     rows = []
-    step = 0
     bar = tqdm(total=total, desc=desc, disable=None, leave=False)
     with bar, _own_random_numbers(seed, data.device):
         for epoch in range(1, epochs + 1):
+            state.epoch = epoch
             model.train()
             # Sums stay on the device: reading one would make a GPU wait in every step.
             loss_sum = torch.zeros((), dtype=torch.float64, device=data.device)
             hits = torch.zeros((), dtype=torch.int64, device=data.device)
-            for x, y in data.train.batches(batch_size, generator, scale=scale):
+            for x, y in _batches(data.train, batch_size, scale, generator, order, epoch):
                 if change is not None:
                     x = change(x, generator)
                 logits = model(x)  # [b, classes]
                 loss = F.cross_entropy(logits, y)
-                descent.zero_grad()
+                state.optimizer.zero_grad()
                 loss.backward()
                 if l1:
-                    _add_l1_gradient(weights, l1)
-                descent.step()
-                rate.step()
+                    _add_l1_gradient(state.optimizer, l1)
+                state.optimizer.step()
+                state.scheduler.step()
                 loss_sum += loss.detach() * len(y)
                 hits += (logits.argmax(1) == y).sum()
                 if on_step is not None:
-                    on_step(model, step)
-                step += 1
+                    on_step(state)
+                state.number += 1
                 bar.update()
             n = len(data.train)
             row = {"epoch": epoch, "loss": float(loss_sum) / n, "train_accuracy": int(hits) / n}
@@ -219,17 +255,44 @@ def fit(
     return rows
 
 
-def _choose(parameter: str, name: str, table: Mapping[str, T]) -> T:
+def _batches(
+    split: Split,
+    batch_size: int,
+    scale: str,
+    generator: torch.Generator,
+    order: Callable[[int], Tensor] | None,
+    epoch: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    if order is None:
+        yield from split.batches(batch_size, generator, scale=scale)
+        return
+    chosen = order(epoch)  # [n]
+    if len(chosen) != len(split):
+        raise ValueError(
+            f"order must be of {len(split)} images, as many as there are, got {len(chosen)}"
+        )
+    for index in chosen.to(split.device).split(batch_size):
+        yield split.inputs(index, scale), split.labels[index]
+
+
+def choose(parameter: str, name: str, table: Mapping[str, T]) -> T:
+    """Return an entry of a table.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the message lists the known ones.
+    """
     if name not in table:
         raise ValueError(f"no {parameter} {name!r}; there are: {', '.join(table)}")
     return table[name]
 
 
-def _add_l1_gradient(weights: list[Tensor], factor: float) -> None:
-    with torch.no_grad():
-        for w in weights:
-            if w.grad is not None:
-                w.grad.add_(w.sign(), alpha=factor)
+@torch.no_grad()
+def _add_l1_gradient(optimizer: optim.Optimizer, factor: float) -> None:
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        if p.ndim > 1 and p.grad is not None:  # weights, not biases
+            p.grad.add_(p.sign(), alpha=factor)
 
 
 @contextmanager

@@ -224,7 +224,7 @@ def evaluate_sparse(
     """
     if len(split) == 0:
         raise ValueError("split is empty: there is nothing to test on")
-    found = []
+    scores = []
     for first in range(0, len(networks), at_once):
         part = networks[first : first + at_once]
         stack = _Stack(part, [0.0] * len(part), math.prod(split.shape))
@@ -237,8 +237,8 @@ def evaluate_sparse(
         pairs = zip(
             (hits.double() / len(split)).tolist(), (loss / len(split)).tolist(), strict=True
         )
-        found += [Evaluation(*pair) for pair in pairs]
-    return found
+        scores += [Evaluation(*pair) for pair in pairs]
+    return scores
 
 
 class _Stack:
@@ -262,11 +262,11 @@ class _Stack:
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """Return the input, [inputs, b], and the output of each layer, [units, b], logits last."""
-        found = [x.flatten(1).T.contiguous()]
+        rows = [x.flatten(1).T.contiguous()]
         for joint in self.layers:
             relu = joint is not self.layers[-1]
-            found.append(joint.layer.feature_major(found[-1], relu))
-        return found
+            rows.append(joint.layer.feature_major(rows[-1], relu))
+        return rows
 
     def train(
         self,
@@ -278,11 +278,11 @@ class _Stack:
         step: int,
     ) -> None:
         """Take a step against the gradient of the sum of all mean cross entropies."""
-        found = self.activations(x)
-        logits = found[-1].view(self.count, -1, len(y))  # [R, classes, b]
+        rows = self.activations(x)
+        logits = rows[-1].view(self.count, -1, len(y))  # [R, classes, b]
         loss = F.cross_entropy(logits, y.expand(self.count, -1), reduction="sum") / len(y)
         due = [r for r, evolution in enumerate(evolutions) if evolution and evolution.due(step)]
-        wanted = [*self.parameters, *(found[1:] if due else ())]
+        wanted = [*self.parameters, *(rows[1:] if due else ())]
         grads = torch.autograd.grad(loss, wanted)
         with torch.no_grad():
             own, behind = grads[: len(self.parameters)], grads[len(self.parameters) :]
@@ -291,9 +291,9 @@ class _Stack:
             torch._foreach_addcmul_(self.parameters, self.velocity, self.rates, value=-rate)
             for number, grad in enumerate(behind):
                 hidden = number < len(self.layers) - 1
-                delta = grad * (found[number + 1] > 0) if hidden else grad
+                delta = grad * (rows[number + 1] > 0) if hidden else grad
                 for r in due:
-                    self._evolve(r, number, evolutions[r], step, found[number], delta)
+                    self._evolve(r, number, evolutions[r], step, rows[number], delta)
                 self.parameters[2 * number] = self.layers[number].rebuilt()
 
     def _evolve(

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mcnn import data
 from mcnn.baselines import Masked, random_mask, weights
 from mcnn.baselines.footprint import LayerShape, footprint, layer_shapes
-from mcnn.experiments.paths import peers_conv, wrn
+from mcnn.experiments.paths import baselines_conv, wrn
 from mcnn.paths import Graph, PathLinear, sample_paths
 from mcnn.training import nets
 
@@ -101,11 +101,11 @@ def test_bad_footprints_are_named(arguments, names):
     seed=st.integers(0, 99),
 )
 def test_no_weight_of_a_path_is_useless(paths, method, single, seed):
-    masks = peers_conv.path_masks(lenet(), paths, method, seed, single)
+    masks = baselines_conv.path_masks(lenet(), paths, method, seed, single)
     assert {n: m.shape for n, m in masks.items()} == {
         n: w.shape for n, w in weights(lenet()).items()
     }
-    assert peers_conv.useless(masks) == 0
+    assert baselines_conv.useless(masks) == 0
     first = next(iter(masks.values())).flatten(2).sum(2)
     assert set(first.unique().tolist()) <= (set(range(26)) if single else {0, 25})
     for mask in masks.values():
@@ -119,47 +119,49 @@ def test_no_weight_of_a_path_is_useless(paths, method, single, seed):
 def test_useless_weights_are_those_of_the_graph(edges, seed):
     shapes = {"a": (9, 12), "b": (7, 9), "c": (10, 7)}
     masks = {n: random_mask(s, edges, seed ^ i) for i, (n, s) in enumerate(shapes.items())}
-    assert peers_conv.useless(masks) == sum(Graph.of_masks(list(masks.values())).useless)
+    assert baselines_conv.useless(masks) == sum(Graph.of_masks(list(masks.values())).useless)
 
 
 def test_a_channel_is_heard_at_its_own_places():
     masks = {n: torch.zeros(w.shape, dtype=torch.bool) for n, w in weights(lenet()).items()}
     a, b, c, d, e = masks.values()
     a[2, 0, 1, 1] = b[7, 2, 0, 4] = c[5, 7 * 25 + 3] = d[4, 5] = e[9, 4] = True
-    assert peers_conv.useless(masks) == 0
+    assert baselines_conv.useless(masks) == 0
     c[5, 7 * 25 + 3], c[5, 8 * 25] = False, True
-    assert peers_conv.useless(masks) == 5
+    assert baselines_conv.useless(masks) == 5
 
 
 def test_as_many_paths_as_the_weights_allow():
     model = lenet()
-    for method in peers_conv.PATHS:
-        n, masks = peers_conv.paths_for(model, 4000, method, seed=2)
-        generator, single = peers_conv.PATHS[method]
-        more = peers_conv.path_masks(model, n + 1, generator, 2, single)
-        assert sum(peers_conv.edges(masks)) <= 4000 < sum(peers_conv.edges(more))
+    for method in baselines_conv.PATHS:
+        n, masks = baselines_conv.paths_for(model, 4000, method, seed=2)
+        generator, single = baselines_conv.PATHS[method]
+        more = baselines_conv.path_masks(model, n + 1, generator, 2, single)
+        assert sum(baselines_conv.edges(masks)) <= 4000 < sum(baselines_conv.edges(more))
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("method", ["dense", *peers_conv.PATHS, *peers_conv.FIELD, "pruned"])
+@pytest.mark.parametrize(
+    "method", ["dense", *baselines_conv.PATHS, *baselines_conv.FIELD, "pruned"]
+)
 def test_every_convolutional_peer_runs(method, device):
     density = 1.0 if method == "dense" else 0.1
-    trial = peers_conv.PeersConvTrial(
+    trial = baselines_conv.PeersConvTrial(
         dataset="digits", method=method, density=density, images=64, epochs=1
     )
-    found = peers_conv._run(trial, torch.device(device))
-    total = sum(peers_conv._sizes(lenet((1, 8, 8))))
+    found = baselines_conv._run(trial, torch.device(device))
+    total = sum(baselines_conv._sizes(lenet((1, 8, 8))))
     assert sum(found["edges"]) <= round(density * total)
     assert sum(found["edges"]) > 0.9 * density * total
-    if method in peers_conv.PATHS:
+    if method in baselines_conv.PATHS:
         assert found["useless"] == 0
 
 
 def test_weights_begin_with_the_variance_of_their_real_fan_in():
-    trial = peers_conv.PeersConvTrial(seed=1)
-    model = peers_conv.network(trial, (3, 32, 32))
+    trial = baselines_conv.PeersConvTrial(seed=1)
+    model = baselines_conv.network(trial, (3, 32, 32))
     masks = {n: random_mask(w.shape, w.numel() // 4, 7) for n, w in weights(model).items()}
-    peers_conv.scale_to(model, masks)
+    baselines_conv.scale_to(model, masks)
     for name in ("3", "7"):  # the second convolution, the first linear layer
         mask, w = masks[name], weights(model)[name].detach()
         rows = mask.flatten(1).sum(1).float()
@@ -169,9 +171,9 @@ def test_weights_begin_with_the_variance_of_their_real_fan_in():
 
 def test_the_images_are_always_the_same_and_of_all_classes():
     found = data.load("digits")
-    few = peers_conv._few(found, 200)
+    few = baselines_conv._few(found, 200)
     assert len(few.train) == 200
-    assert torch.equal(few.train.images, peers_conv._few(found, 200).train.images)
+    assert torch.equal(few.train.images, baselines_conv._few(found, 200).train.images)
     assert len(few.train.labels.unique()) == 10
     assert few.test is found.test
 

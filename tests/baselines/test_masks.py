@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mcnn import baselines, data, training
-from mcnn.baselines.masks import ranked, shared_out
+from mcnn.baselines.masks import apportion, ranked
 from mcnn.experiments.paths import common
 from mcnn.training import nets
 
@@ -67,7 +67,7 @@ def test_random_masks_use_all_places_alike():
     seed=st.integers(0, 2**62),
 )
 def test_fan_in_is_that_of_every_row(rows, inputs, share, seed):
-    wanted = shared_out(int(share * rows * inputs), rows)
+    wanted = apportion(int(share * rows * inputs), rows)
     assert max(wanted) - min(wanted) <= 1
     assert baselines.fan_in_mask((rows, inputs), wanted, seed).sum(1).tolist() == wanted
 
@@ -297,7 +297,7 @@ def test_training_with_masks_that_change(kind):
     masked = evolving(kind, model, steps=60, interval=5)
     edges = {n: int(m.sum()) for n, m in masked.masks.items()}
     first = {n: m.clone() for n, m in masked.masks.items()}
-    training.fit(model, found, epochs=6, lr=0.3, on_step=masked)
+    training.fit(model, found, epochs=6, lr=0.3, on_step=masked.on_step)
     for name, w in baselines.weights(model).items():
         assert masked.masks[name].sum() == edges[name]
         assert (w[masked.masks[name] == 0] == 0).all()

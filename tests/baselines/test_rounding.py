@@ -8,7 +8,9 @@ from torch import nn
 
 from mcnn import density
 from mcnn.baselines import rounding
-from mcnn.experiments.density import peers
+from mcnn.experiments.density import baselines as compared
+from mcnn.modelwise import Layer
+from mcnn.sampling import fold_in
 from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -157,29 +159,38 @@ def test_bad_calls_are_named(call, names):
 
 def test_models_get_codes_times_a_scale():
     model = nets.build("lenet5", seed=0)
-    small, codes = rounding.quantize(model, lambda w, seed: rounding.nearest(w, 4), "[79]", 0)
-    assert list(codes) == ["7", "9"]
+    small, report = rounding.quantize(model, lambda w, seed: rounding.nearest(w, 4), "[79]", 0)
+    assert [layer.name for layer in report.layers] == ["7", "9"]
     expected, scale = rounding.nearest(model[7].weight, 4)
-    assert torch.equal(codes["7"], expected)
+    values, numbers = expected.unique(return_counts=True)
+    assert report.layers[0].histogram == dict(zip(values.tolist(), numbers.tolist(), strict=True))
     assert torch.equal(small[7].weight, expected * scale[:, None])
     assert torch.equal(small[0].weight, model[0].weight)
     assert torch.equal(small[7].bias, model[7].bias)
     random = rounding.quantize(model, lambda w, seed: rounding.stochastic(w, 4, seed))[1]
-    assert random["0"].shape == (6, 25)
+    assert (random.layers[0].rows, random.layers[0].inputs) == (6, 25)
 
 
-def test_bits_agree_with_the_report_of_sampling():
-    _, report = density.quantize(nn.Linear(64, 10), fraction=0.5)
-    (layer,) = report.layers
-    assert rounding.entropy_bits(layer.histogram) == pytest.approx(layer.bits_per_weight)
-    packed = layer.bytes_packed - 4 * 10 - 4 * 10  # scales and biases
-    assert rounding.packed_bits(layer.histogram) * 64 * 10 == 8 * packed
+def test_each_layer_rounds_by_a_seed_of_its_own():
+    model = nn.Sequential(nn.Linear(40, 9), nn.Linear(40, 9))
+    model[1].load_state_dict(model[0].state_dict())
+    small, _ = rounding.quantize(model, lambda w, seed: rounding.stochastic(w, 3, seed), seed=5)
+    for number in range(2):
+        codes, scale = rounding.stochastic(model[number].weight, 3, fold_in(5, number))
+        assert torch.equal(small[number].weight, codes * scale[:, None])
+    assert not torch.equal(small[0].weight, small[1].weight)
 
 
 def test_costs_are_added_up_over_layers():
-    cost = peers._cost([({0: 2, 1: 2}, 2, 2), ({0: 8}, 1, 8)])
+    square = torch.tensor([[0, 1], [1, 0]])
+    layers = [
+        Layer("", 0, nn.Linear(inputs, rows)).report(codes, floats=0)
+        for codes in (square, torch.zeros(1, 8, dtype=torch.int32))
+        for rows, inputs in [codes.shape]
+    ]
+    cost = compared._cost(layers)
     assert cost == {"bits": (4 + 32 * 3) / 12, "entropy": (4 + 32 * 3) / 12, "kept": 1 - 10 / 12}
-    more = peers._cost([({0: 2, 1: 2}, 2, 2), ({0: 8}, 1, 8)], inputs_too=True)
+    more = compared._cost(layers, inputs_too=True)
     assert more["bits"] == pytest.approx((4 + 32 * 3 + 32 * 10) / 12)
 
 
@@ -190,5 +201,5 @@ def test_what_comes_before_is_computed_once_and_nothing_else_changes():
     model = nets.build("lenet5", seed=0, shape=(1, 8, 8)).eval()
     changed, _ = density.quantize(model, fraction=0.5, layers="9", seed=0)
     for start in (0, 3, 9):
-        accuracy = peers.accuracy_from(model, start, digits.test)
+        accuracy = compared.accuracy_from(model, start, digits.test)
         assert accuracy(changed) == training.evaluate(changed, digits.test).accuracy

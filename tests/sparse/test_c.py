@@ -17,10 +17,11 @@ from mcnn.density import native as loops_of_counts
 from mcnn.partition import native as loops_of_parts
 from mcnn.paths import PathLinear, PathMLP, backend, sample_paths
 from mcnn.profiling import Work
-from mcnn.sparse.autograd import dense_matrix, edges_of_paths, product
+from mcnn.sparse.autograd import block_product, product
 from mcnn.sparse.backends import c
-from mcnn.sparse.blocks import block_product, find_blocks
-from mcnn.sparse.ops import torch_dot, torch_sum
+from mcnn.sparse.backends.torch import dot_rows as torch_dot
+from mcnn.sparse.backends.torch import sum_rows as torch_sum
+from mcnn.sparse.structure import dense_matrix, edges_of_paths, find_blocks
 
 COMPILER = shutil.which(os.environ.get("CC") or "cc")
 pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
@@ -137,12 +138,12 @@ def test_large_layers_and_threads_agree_with_torch(method, n, k, batch):
 def test_what_the_loops_do_not_take_goes_through_torch():
     edges = 1 << 20
     x, w = torch.ones(4, 32), torch.ones(4)
-    assert c.serves(edges, x, w)
-    assert not c.serves(edges, x.double(), w.double())
-    assert not c.serves(edges, x, w.double())
-    assert not c.serves(edges, x[:, :15], w)
-    assert not c.serves(edges, x.to("meta"), w)
-    assert not c.serves(100, x, w)
+    assert c.supports(edges, x, w)
+    assert not c.supports(edges, x.double(), w.double())
+    assert not c.supports(edges, x, w.double())
+    assert not c.supports(edges, x[:, :15], w)
+    assert not c.supports(edges, x.to("meta"), w)
+    assert not c.supports(100, x, w)
 
 
 @pytest.mark.usefixtures("always")
@@ -173,11 +174,11 @@ def test_a_network_trains_to_the_same_with_and_without_loops(monkeypatch):
     y = torch.arange(64) % 10
 
     def train(model):
-        descent = torch.optim.SGD(model.parameters(), 0.1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
         for _ in range(5):
-            descent.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
-            descent.step()
+            optimizer.step()
         return [p.detach() for p in model.parameters()]
 
     with_loops = train(net)

@@ -14,14 +14,12 @@ triton = pytest.importorskip("triton", reason="Triton comes with PyTorch for CUD
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cuda"] if torch.cuda.is_available() else ["cpu"] if INTERPRETED else []
 TYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
-# The interpreter keeps bfloat16 as integers and multiplies those; on a GPU it is tested.
-MULTIPLIED = [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])]
 runs = pytest.mark.skipif(not DEVICES, reason="needs a GPU, or TRITON_INTERPRET=1")
 
 
 def _layer(inputs, outputs, paths, method, seed=0):
     from mcnn.paths import sample_paths
-    from mcnn.sparse.autograd import edges_of_paths
+    from mcnn.sparse.structure import edges_of_paths
 
     found = sample_paths([inputs, outputs], paths, method, seed=seed)
     return edges_of_paths(found, inputs, outputs)[0]
@@ -37,8 +35,8 @@ def _on(device, edges):
     ("inputs", "outputs", "paths", "batch"), [(7, 5, 11, 3), (33, 64, 150, 70)]
 )
 def test_triton_sums_and_dots_are_those_of_a_matrix(dtype, inputs, outputs, paths, batch):
-    from mcnn.sparse.autograd import dense_matrix
     from mcnn.sparse.backends import triton as kernels
+    from mcnn.sparse.structure import dense_matrix
 
     for device in DEVICES:
         edges = _on(device, _layer(inputs, outputs, paths, "uniform"))
@@ -64,30 +62,8 @@ def test_triton_sums_and_dots_are_those_of_a_matrix(dtype, inputs, outputs, path
 
 
 @runs
-@pytest.mark.parametrize("dtype", MULTIPLIED, ids=str)
-@pytest.mark.parametrize(("n", "k", "batch"), [(64, 16, 20), (128, 4, 70), (256, 128, 33)])
-def test_triton_blocks_are_those_of_a_matrix(dtype, n, k, batch):
-    from mcnn.sparse.autograd import dense_matrix
-    from mcnn.sparse.backends import triton as kernels
-    from mcnn.sparse.blocks import find_blocks
-
-    for device in DEVICES:
-        edges = _on(device, _layer(n, n, n * k, "sobol"))
-        blocks = find_blocks(edges)
-        assert blocks is not None
-        g = torch.Generator().manual_seed(1)
-        x = torch.randn(n, batch, generator=g).to(device, dtype)
-        w = torch.randn(len(edges.inputs), generator=g).to(device, dtype)
-        y = kernels.block_rows(x, w, blocks)
-        want = dense_matrix(w.double(), edges, n) @ x.double()
-        close = {"rtol": TYPES[dtype], "atol": 20 * TYPES[dtype]}
-        torch.testing.assert_close(y.double(), want, **close)
-
-
-@runs
 def test_triton_kernels_refuse_what_they_cannot_sum():
     from mcnn.sparse.backends import triton as kernels
-    from mcnn.sparse.blocks import find_blocks
 
     edges = _layer(64, 64, 1024, "sobol")
     x, w = torch.ones(64, 2), torch.ones(len(edges.inputs))
@@ -95,8 +71,6 @@ def test_triton_kernels_refuse_what_they_cannot_sum():
         kernels.sum_rows(x.int(), w, edges.inputs, edges.starts)
     with pytest.raises(TypeError, match="one floating point type"):
         kernels.dot_rows(x, x.double(), edges.inputs, edges.outputs)
-    with pytest.raises(TypeError, match="float64"):
-        kernels.block_rows(x.double(), w.double(), find_blocks(edges))
     assert kernels.sum_rows(x[:, :0], w, edges.inputs, edges.starts).shape == (64, 0)
 
 
@@ -108,7 +82,7 @@ def test_triton_kernels_compile_for_a_gpu(float_type):
 
     from mcnn.sparse.backends import triton as kernels
 
-    f, i32, i64 = f"*{float_type}", "*i32", "*i64"
+    f, i32 = f"*{float_type}", "*i32"
     wide = {"wide": float_type == "fp64"}
     cases = {
         kernels._sum_rows: (
@@ -117,9 +91,6 @@ def test_triton_kernels_compile_for_a_gpu(float_type):
         ),
         kernels._dot_rows: ([f, f, i32, i32, f, "i32", "i32"], {"group": 16, "tile": 64} | wide),
     }
-    if float_type != "fp64":
-        sizes = {"rows": 16, "columns": 64, "depth": 16}
-        cases[kernels._block_rows] = ([f, f, i64, i64, f, "i32", "i32", "i32"], sizes)
     for kernel, (types, constants) in cases.items():
         names = kernel.arg_names
         signature = dict(zip(names, types, strict=False)) | dict.fromkeys(constants, "constexpr")

@@ -1,6 +1,7 @@
 """The training loop: against a loop written out, against theory, and its randomness."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from mcnn import training
 from mcnn.data import Data, Split, load
+from mcnn.paths import PathMLP, grow
+from mcnn.paths.optimizer_state import migrate_optimizer_state
 from mcnn.training import nets
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -101,29 +104,30 @@ def test_steps_are_momentum_weight_decay_and_cosine_written_out(digits):
     ("schedule", "rates"),
     [
         ("constant", [0.4] * 8),
+        ("linear", [0.4 * (1 - i / 8) for i in range(8)]),
         ("cosine", [0.2 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]),
     ],
 )
 def test_learning_rate_of_every_step(schedule, rates):
-    descent = training.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.9, 0.0)
-    rate = training.SCHEDULES[schedule](descent, 0.4, 8)
+    optimizer = training.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.9, 0.0)
+    scheduler = training.SCHEDULES[schedule](optimizer, 0.4, 8)
     seen = []
     for _ in rates:
-        seen.append(descent.param_groups[0]["lr"])
-        descent.step()
-        rate.step()
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
     assert seen == pytest.approx(rates)
 
 
 def test_onecycle_rises_to_lr_and_leaves_the_momentum_alone():
-    descent = training.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.7, 0.0)
-    rate = training.SCHEDULES["onecycle"](descent, 0.4, 100)
+    optimizer = training.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 0.4, 0.7, 0.0)
+    scheduler = training.SCHEDULES["onecycle"](optimizer, 0.4, 100)
     seen = []
     for _ in range(100):
-        seen.append(descent.param_groups[0]["lr"])
-        assert descent.param_groups[0]["momentum"] == 0.7
-        descent.step()
-        rate.step()
+        seen.append(optimizer.param_groups[0]["lr"])
+        assert optimizer.param_groups[0]["momentum"] == 0.7
+        optimizer.step()
+        scheduler.step()
     assert max(seen) == pytest.approx(0.4)
     assert 20 <= seen.index(max(seen)) <= 40
     assert seen[0] < 0.02
@@ -241,11 +245,100 @@ def test_callbacks_see_every_step_and_epoch(digits):
         few(digits, 50),
         epochs=2,
         batch_size=20,
-        on_step=lambda m, step: steps.append((m is model, step)),
+        on_step=lambda s: steps.append((s.model is model, s.number, s.epoch)),
         on_epoch=lambda m, row: epochs.append((m is model, row)),
     )
-    assert steps == [(True, i) for i in range(6)]
+    assert steps == [(True, i, 1 + i // 3) for i in range(6)]
     assert epochs == [(True, row) for row in rows]
+
+
+def test_a_hook_sees_the_optimizer(digits):
+    """It comes after the step, with the rate of the next one."""
+    rates = []
+
+    def look(step):
+        (group,) = step.optimizer.param_groups
+        assert [id(p) for p in group["params"]] == [id(p) for p in step.model.parameters()]
+        assert all(step.optimizer.state[p]["momentum_buffer"].any() for p in group["params"])
+        assert step.scheduler.get_last_lr() == [group["lr"]]
+        rates.append(group["lr"])
+
+    training.fit(net(), few(digits, 64), epochs=2, batch_size=16, lr=0.4, on_step=look)
+    assert rates == pytest.approx([0.2 * (1 + math.cos(math.pi * i / 8)) for i in range(1, 9)])
+
+
+def test_what_a_hook_does_to_the_optimizer_holds(digits):
+    def stop(step):
+        for group in step.optimizer.param_groups:
+            group["lr"] = 0.0
+        after.append(weights(step.model))
+
+    after = []
+    model = net()
+    options = {"batch_size": 16, "schedule": "constant", "on_step": stop}
+    training.fit(model, few(digits, 64), epochs=2, **options)
+    assert not torch.equal(after[0], weights(net()))
+    assert all(torch.equal(after[0], w) for w in after)
+
+
+@pytest.mark.parametrize(("optimizer", "kept"), [("sgd", "momentum_buffer"), ("adam", "exp_avg")])
+def test_momentum_survives_a_change_of_parameters(digits, optimizer, kept):
+    """New paths come in every step: what is known of old edges stays, and new ones are trained."""
+    net = PathMLP((64, 20, 10), 50, "uniform", 1)
+
+    def change(step):
+        old = [layer.weight for layer in step.model.layers]
+        if fresh:  # the parameters of the change before are those that this step has trained
+            assert all((w != p).any() for w, p in zip(fresh[-1], old, strict=True))
+        before = [step.optimizer.state[p][kept].abs().sum() for p in old]
+        with migrate_optimizer_state(step.optimizer, step.model):
+            grow(step.model, 10)
+        new = [layer.weight for layer in step.model.layers]
+        assert all(len(b) > len(a) for a, b in zip(old, new, strict=True))
+        for p, size in zip(new, before, strict=True):
+            torch.testing.assert_close(step.optimizer.state[p][kept].abs().sum(), size)
+        fresh.append([w.detach().clone() for w in new])
+
+    fresh = []
+    options = {"batch_size": 32, "optimizer": optimizer, "lr": 0.01, "l1": 1e-4}
+    training.fit(net, few(digits, 96), epochs=1, on_step=change, **options)
+    assert len(fresh) == 3
+
+
+def test_an_order_from_outside(digits):
+    """The images come as they are told to, by epochs from one; the seed then changes nothing."""
+    data, told = few(digits, 50), []
+
+    def order(epoch):
+        told.append(epoch)
+        return torch.randperm(50, generator=torch.Generator().manual_seed(epoch))
+
+    models = [net(), net(), net()]
+    for seed, model in enumerate(models[:2]):
+        training.fit(model, data, epochs=2, batch_size=20, seed=seed, order=order)
+    assert told == [1, 2, 1, 2]
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    sorted_ = replace(data, train=data.train.part(order(1)))
+    other = net()
+    training.fit(other, sorted_, epochs=1, batch_size=20, order=lambda _: torch.arange(50))
+    training.fit(models[2], data, epochs=1, batch_size=20, order=order)
+    assert torch.equal(weights(models[2]), weights(other))
+    with pytest.raises(ValueError, match="order must be of 50 images"):
+        training.fit(net(), data, epochs=1, order=lambda _: torch.arange(49))
+
+
+def test_training_goes_on_where_it_stopped(digits):
+    """Without momentum the weights are all there is to know: two halves make the whole, in bits."""
+    data, options = few(digits, 60), {"batch_size": 20, "schedule": "constant", "momentum": 0.0}
+    orders = {
+        e: torch.randperm(60, generator=torch.Generator().manual_seed(e)) for e in range(1, 5)
+    }
+    whole, cut, saved = net(), net(), net()
+    training.fit(whole, data, epochs=4, order=orders.get, **options)
+    training.fit(cut, data, epochs=2, order=orders.get, **options)
+    saved.load_state_dict(cut.state_dict())
+    training.fit(saved, data, epochs=2, order=lambda e: orders[e + 2], **options)
+    assert torch.equal(weights(saved), weights(whole))
 
 
 def test_divergence_names_the_rate_and_the_epoch(digits):
@@ -262,7 +355,7 @@ def test_divergence_names_the_rate_and_the_epoch(digits):
         ({"lr": math.nan}, "lr must be positive"),
         ({"l1": -1.0}, "l1 must be"),
         ({"optimizer": "sdg"}, "no optimizer 'sdg'; there are: sgd, adam"),
-        ({"schedule": "step"}, "no schedule 'step'; there are: constant, cosine, onecycle"),
+        ({"schedule": "step"}, "no schedule 'step'; there are: constant, linear, cosine, onecycle"),
         ({"augment": "flip"}, "no augment 'flip'; there are: crop-flip"),
         ({"scale": "raw"}, "no scale 'raw'"),
     ],

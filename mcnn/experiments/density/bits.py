@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mcnn.density import importance
-from mcnn.experiments.density import peers
+from mcnn.experiments.density import baselines
 from mcnn.experiments.density.common import (
     FAST_DATASET,
     FAST_WIDTHS,
@@ -29,13 +29,13 @@ class BitsTrial(NetTrial):
 
 
 def _run_bits(trial: BitsTrial, device: torch.device) -> dict[str, Any]:
-    model, found = trained(trial, device)
-    scales = importance.input_scales(model, found.train.inputs(slice(trial.calibration)))
+    model, dataset = trained(trial, device)
+    scales = importance.input_scales(model, dataset.train.inputs(slice(trial.calibration)))
     names = list(linears(model))
-    metrics: dict[str, Any] = {"dense": accuracy(model, found)}
+    metrics: dict[str, Any] = {"dense": accuracy(model, dataset)}
     for group, layers in (("first layer", names[:1]), ("all layers", names)):
-        test = peers.accuracy_from(model, int(layers[0]), found.test)
-        metrics[group] = peers.compare(model, layers, test, scales, trial.samplings)
+        test = baselines.accuracy_from(model, int(layers[0]), dataset.test)
+        metrics[group] = baselines.compare(model, layers, test, scales, trial.samplings)
     return metrics
 
 

@@ -32,11 +32,11 @@ class NetTrial(Trial):
 
 def trained(trial: NetTrial, device: torch.device) -> tuple[nn.Sequential, data.Data]:
     """Return the network of a trial, trained, and the data it was trained on."""
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     model = nets.build("mlp", seed=trial.seed, widths=trial.widths).to(device)
     options = RECIPES[trial.recipe]
-    training.fit(model, found, epochs=trial.epochs, batch_size=128, seed=trial.seed, **options)
-    return model.eval(), found
+    training.fit(model, dataset, epochs=trial.epochs, batch_size=128, seed=trial.seed, **options)
+    return model.eval(), dataset
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -46,14 +46,14 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 def first_layer(trial: NetTrial, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the first layer's weights [rows, n] and the test images it sees [images, n]."""
-    model, found = trained(trial, device)
+    model, dataset = trained(trial, device)
     weight = next(iter(linears(model).values())).weight.detach()
-    return weight, found.test.inputs().flatten(1)
+    return weight, dataset.test.inputs().flatten(1)
 
 
-def accuracy(model: nn.Module, found: data.Data) -> float:
+def accuracy(model: nn.Module, dataset: data.Data) -> float:
     """Return the accuracy on the whole test set."""
-    return training.evaluate(model, found.test).accuracy
+    return training.evaluate(model, dataset.test).accuracy
 
 
 SEEDS = {"fast": range(2), "full": range(5)}

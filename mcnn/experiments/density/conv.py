@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mcnn import data, density, training
 from mcnn.density import folding, importance
-from mcnn.experiments.density import peers
+from mcnn.experiments.density import baselines
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
 from mcnn.training import nets
@@ -52,8 +52,10 @@ class ConvTrial(Trial):
 
 
 def _run_conv(trial: ConvTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
-    model = nets.build(trial.net, seed=trial.seed, shape=found.shape, classes=len(found.classes))
+    dataset = data.load(trial.dataset, device=device)
+    model = nets.build(
+        trial.net, seed=trial.seed, shape=dataset.shape, classes=len(dataset.classes)
+    )
     # Convolutions of few channels are faster on a CPU when the channels of a pixel are neighbours.
     model = model.to(device, memory_format=torch.channels_last)
     stopped: list[nn.Sequential] = []
@@ -65,7 +67,7 @@ def _run_conv(trial: ConvTrial, device: torch.device) -> dict[str, Any]:
 
     rows = training.fit(
         model,
-        found,
+        dataset,
         epochs=trial.epochs,
         lr=trial.lr,
         scale=trial.scale,
@@ -74,29 +76,29 @@ def _run_conv(trial: ConvTrial, device: torch.device) -> dict[str, Any]:
         evaluate_each=True,
         on_epoch=keep,
     )
-    stages = {"end": _sampled(model.eval(), found, trial, brief=trial.stop_at is not None)}
+    stages = {"end": _sampled(model.eval(), dataset, trial, brief=trial.stop_at is not None)}
     if trial.stop_at is not None:
-        stages["stopped"] = _sampled((stopped or [model])[0], found, trial, brief=False)
+        stages["stopped"] = _sampled((stopped or [model])[0], dataset, trial, brief=False)
     return {"training": rows, "stages": stages}
 
 
 def _sampled(
-    model: nn.Sequential, found: data.Data, trial: ConvTrial, brief: bool
+    model: nn.Sequential, dataset: data.Data, trial: ConvTrial, brief: bool
 ) -> dict[str, Any]:
     """Sample each group of layers; ``brief`` leaves out all but the jittered samples."""
-    images = found.train.inputs(slice(trial.calibration), trial.scale)
+    images = dataset.train.inputs(slice(trial.calibration), trial.scale)
     scales = {
         "norms": folding.input_norms(model),
         "inputs": importance.input_scales(model, images),
     }
     convs = [name for name, m in model.named_children() if isinstance(m, nn.Conv2d)]
     fcs = [name for name, m in model.named_children() if isinstance(m, nn.Linear)]
-    dense = training.evaluate(model, found.test, scale=trial.scale).accuracy
+    dense = training.evaluate(model, dataset.test, scale=trial.scale).accuracy
     half: dict[str, dict[str, list[float]]] = {}
     curves: dict[str, dict[str, list[list[float]]]] = {}
     for group, choose in GROUPS.items():
         layers = choose(convs, fcs)
-        accuracy = peers.accuracy_from(model, int(layers[0]), found.test, trial.scale)
+        accuracy = baselines.accuracy_from(model, int(layers[0]), dataset.test, trial.scale)
         cheap = group == "FC only"  # what comes before need not be computed again
 
         test = partial(_test, model, layers, accuracy, scales)
@@ -113,15 +115,15 @@ def _sampled(
             }
     stage = {"dense": dense, "half": half, "curves": curves}
     if not brief:
-        accuracy = peers.accuracy_from(model, int(fcs[0]), found.test, trial.scale)
-        stage["peers"] = peers.compare(model, fcs, accuracy, scales["inputs"], 2)
+        accuracy = baselines.accuracy_from(model, int(fcs[0]), dataset.test, trial.scale)
+        stage["peers"] = baselines.compare(model, fcs, accuracy, scales["inputs"], 2)
     return stage
 
 
 def _test(
     model: nn.Sequential,
     layers: Sequence[str],
-    accuracy: peers.Accuracy,
+    accuracy: baselines.Accuracy,
     scales: Mapping[str, Mapping[str, Tensor]],
     variant: str,
     fraction: float,
@@ -158,16 +160,18 @@ def _conv_trials(profile: str, seeds: Sequence[int]) -> list[ConvTrial]:
 
 def _measure_conv(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return accuracies relative to the full network; the mean over samplings is one value."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         for stage, metrics in record.metrics["stages"].items():
             about = stage if record.config.net == "lenet-wide" else record.config.net
-            found.setdefault(f"{about}: accuracy of the full network", []).append(metrics["dense"])
+            readings.setdefault(f"{about}: accuracy of the full network", []).append(
+                metrics["dense"]
+            )
             for group, variants in metrics["half"].items():
                 for variant, accuracies in variants.items():
                     relative = sum(accuracies) / len(accuracies) / metrics["dense"]
-                    found.setdefault(f"{about}: {group}, {variant}", []).append(relative)
-    return found
+                    readings.setdefault(f"{about}: {group}, {variant}", []).append(relative)
+    return readings
 
 
 EXPERIMENTS = [

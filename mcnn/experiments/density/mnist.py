@@ -1,7 +1,7 @@
 """Accuracy of a trained network whose weights are sampled, under every reading of the claim."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mcnn import density
-from mcnn.density.counts import cumulated
+from mcnn.baselines import rounding
+from mcnn.density.counts import cumulative_mass
 from mcnn.experiments.density.common import (
     FAST_DATASET,
     FAST_WIDTHS,
@@ -34,14 +35,16 @@ class MnistTrial(NetTrial):
 
 
 def _run_mnist(trial: MnistTrial, device: torch.device) -> dict[str, Any]:
-    model, found = trained(trial, device)
+    model, dataset = trained(trial, device)
     first = next(iter(linears(model)))
     fraction = trial.samples / trial.widths[0]
 
     def sampled(**options: Any) -> list[float]:
         """Sample the network several times and test each."""
         return [
-            accuracy(density.quantize(model, **{"method": "jittered"} | options, seed=s)[0], found)
+            accuracy(
+                density.quantize(model, **{"method": "jittered"} | options, seed=s)[0], dataset
+            )
             for s in range(trial.samplings)
         ]
 
@@ -58,37 +61,26 @@ def _run_mnist(trial: MnistTrial, device: torch.device) -> dict[str, Any]:
         readings["first layer, jittered, biases sampled"] = sampled(**own, bias="sampled")
     readings["all layers, jittered"] = sampled(samples=trial.samples)
     readings["12 % of each fan-in, jittered"] = sampled(fraction=fraction)
-    readings["first layer, largest weights"] = [accuracy(_pruned(model, fraction, first), found)]
-    readings["all layers, largest weights"] = [accuracy(_pruned(model, fraction, None), found)]
+    readings["first layer, largest weights"] = [accuracy(_pruned(model, fraction, first), dataset)]
+    readings["all layers, largest weights"] = [accuracy(_pruned(model, fraction, None), dataset)]
     walked = [_walked(model, fraction, seed) for seed in range(trial.samplings)]
     for number, name in enumerate(("backward paths", "backward paths, counted")):
-        readings[f"all layers, {name}"] = [accuracy(pair[number], found) for pair in walked]
+        readings[f"all layers, {name}"] = [accuracy(pair[number], dataset) for pair in walked]
     curve = {
         method: [sampled(samples=s, layers=first, method=method) for s in trial.curve]
         for method in density.METHODS
         if trial.curve
     }
-    return {"dense": accuracy(model, found), "readings": readings, "curve": curve}
+    return {"dense": accuracy(model, dataset), "readings": readings, "curve": curve}
 
 
 def _pruned(model: nn.Module, fraction: float, layer: str | None) -> nn.Module:
     """Keep the largest weights: of one layer or of all, the same number in each row."""
-    return _masked(model, lambda w, _: _largest(w, fraction), layer)
-
-
-def _largest(w: Tensor, fraction: float) -> Tensor:
-    kept = w.abs().topk(max(1, round(fraction * w.shape[1])), dim=1).indices
-    return torch.zeros_like(w, dtype=torch.bool).scatter_(1, kept, True)
-
-
-def _masked(
-    model: nn.Module, mask: Callable[[Tensor, str], Tensor], layer: str | None = None
-) -> nn.Module:
-    masked = copy.deepcopy(model)
-    for name, module in linears(masked).items():
+    pruned = copy.deepcopy(model)
+    for name, module in linears(pruned).items():
         if layer in (None, name):
-            module.weight.data.mul_(mask(module.weight.data, name))
-    return masked
+            module.weight.data.copy_(rounding.largest(module.weight, fraction))
+    return pruned
 
 
 def _widths(model: nn.Module) -> tuple[int, ...]:
@@ -104,6 +96,10 @@ def _walked(
     A walk starts at an output, each equally often, and steps from a unit to one of its inputs with
     probability in proportion to the magnitude of the weight between them.
     One network keeps the weights that were seen, the other has counts of how often.
+
+    Not :func:`mcnn.paths.compress`, which takes a number of paths and counts walks without an
+    order: here walks come one after the other, and stop at a fraction of the weights.
+    Its random numbers are others too, so records would not be the same.
     """
     layers = _walk(model, seed, walks)
     first_seen = {}
@@ -115,8 +111,9 @@ def _walked(
     last = int(everything.sort().values[round(fraction * everything.numel()) - 1])
     if last == walks:
         raise ValueError(f"{walks} walks see less than {fraction:.0%} of the weights")
-    kept = _masked(model, lambda w, name: (first_seen[name] <= last).to(w.device))
-    counted = copy.deepcopy(model)
+    kept, counted = copy.deepcopy(model), copy.deepcopy(model)
+    for name, module in linears(kept).items():
+        module.weight.data.mul_((first_seen[name] <= last).to(module.weight.device))
     for name, module in linears(counted).items():
         edge, unit = (x[: last + 1] for x in layers[name])
         w = module.weight.data
@@ -133,7 +130,7 @@ def _walk(model: nn.Module, seed: int, walks: int) -> dict[str, tuple[Tensor, Te
     taken = {}
     for name, module in reversed(linears(model).items()):
         w = module.weight.detach().cpu()
-        edges = cumulated(w)  # [rows, n]
+        edges = cumulative_mass(w)  # [rows, n]
         total = edges[:, -1]  # [rows]
         start = total.cumsum(0) - total  # [rows]: all rows end to end make one sorted list
         xi = (torch.rand(walks, generator=generator, dtype=torch.float64) * total[unit]).long()
@@ -162,17 +159,17 @@ def _mnist_trials(profile: str, seeds: Sequence[int]) -> list[MnistTrial]:
 
 def _measure_mnist(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return relative accuracies: the mean over samplings is one value for each training."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         trial = record.config
         about = [] if trial.recipe == "sgd" else [trial.recipe]
         about += ["two hidden layers"] if len(trial.widths) == 4 else []
         for name, accuracies in record.metrics["readings"].items():
             relative = sum(accuracies) / len(accuracies) / record.metrics["dense"]
-            found.setdefault(": ".join([", ".join(about), name] if about else [name]), []).append(
-                relative
-            )
-    return found
+            readings.setdefault(
+                ": ".join([", ".join(about), name] if about else [name]), []
+            ).append(relative)
+    return readings
 
 
 EXPERIMENTS = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcnn import density
-from mcnn.density.counts import cumulated
+from mcnn.density.counts import cumulative_mass
 from mcnn.experiments.density.common import (
     FAST_DATASET,
     FAST_WIDTHS,
@@ -31,12 +31,12 @@ class TernaryTrial(NetTrial):
 
 
 def _run_ternary(trial: TernaryTrial, device: torch.device) -> dict[str, Any]:
-    model, found = trained(trial, device)
+    model, dataset = trained(trial, device)
     layers = linears(model)
     broken = {"counts": 0, "neurons": 0}
     for module in layers.values():
-        found_here = _check_bounds(module.weight.detach(), trial)
-        broken = {key: broken[key] + found_here[key] for key in broken}
+        broken_here = _check_bounds(module.weight.detach(), trial)
+        broken = {key: broken[key] + broken_here[key] for key in broken}
     limits = {name: _ternary_samples(m.weight.detach()) for name, m in layers.items()}
     first, limit = next(iter(limits.items()))
     accuracies = []
@@ -45,10 +45,10 @@ def _run_ternary(trial: TernaryTrial, device: torch.device) -> dict[str, Any]:
         sampled, report = density.quantize(model, **options)
         if not report.layers[0].ternary:
             broken["neurons"] += 1
-        accuracies.append(accuracy(sampled, found))
+        accuracies.append(accuracy(sampled, dataset))
     return {
         "broken": broken,
-        "dense": accuracy(model, found),
+        "dense": accuracy(model, dataset),
         "ternary_samples": limit,
         "ternary_accuracy": accuracies,
         "ternary_hit": report.distinct / report.weights,
@@ -66,7 +66,7 @@ def _check_bounds(weight: Tensor, trial: TernaryTrial) -> dict[str, int]:
 
     Everything is an integer here, so nothing is lost to rounding: p is m / total.
     """
-    edges = cumulated(weight)
+    edges = cumulative_mass(weight)
     total = edges[:, -1:]  # [rows, 1]
     mass = torch.diff(edges, dim=1, prepend=torch.zeros_like(total))  # [rows, n]
     limit = int(_ternary_samples(weight))

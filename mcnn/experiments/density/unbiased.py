@@ -38,28 +38,28 @@ def _run_unbiased(trial: UnbiasedTrial, device: torch.device) -> dict[str, Any]:
     # A neuron whose image leaves nothing to chance has no variance to compare.
     metrics: dict[str, Any] = {"bias": {}, "variance": {}, "z_of_means": {}}
     for method in density.METHODS:
-        found = _repeat(weight, inputs, trial, method)  # [repeats, rows]
-        error = found.mean(0) - exact
-        spread = found.std(0) / trial.repeats**0.5
+        drawn = _repeat(weight, inputs, trial, method)  # [repeats, rows]
+        error = drawn.mean(0) - exact
+        spread = drawn.std(0) / trial.repeats**0.5
         metrics["bias"][method] = float(error.mean() / scale)
         metrics["z_of_means"][method] = float((error / spread).square().mean())
         if method in density.VARIANCES:
             theory = density.variance(weight, inputs, trial.samples, method)
-            metrics["variance"][method] = float((found.var(0) / theory).mean())
+            metrics["variance"][method] = float((drawn.var(0) / theory).mean())
     return metrics
 
 
 def _repeat(weight: Tensor, inputs: Tensor, trial: UnbiasedTrial, method: str) -> Tensor:
     """Sample every neuron again and again; return the pre-activations [repeats, rows]."""
-    found = []
+    drawn = []
     for start in range(0, trial.repeats, 50):
         number = min(50, trial.repeats - start)
         many = weight.repeat(number, 1)  # [number * rows, n]
         seed = trial.seed * trial.repeats + start
         counts = density.sample_counts(many, trial.samples, method, seed=seed)
         sampled = density.dequantize(counts, many).view(number, *weight.shape)
-        found.append((sampled.double() * inputs).sum(2))
-    return torch.cat(found)
+        drawn.append((sampled.double() * inputs).sum(2))
+    return torch.cat(drawn)
 
 
 def _unbiased_trials(profile: str, seeds: Sequence[int]) -> list[UnbiasedTrial]:

@@ -64,8 +64,8 @@ def run(trial: TransportTrial, device: torch.device) -> dict:
             target=target,
             explore=trial.explore,
         ).cpu()
-        found = _estimate(gather(rod, tables, x)[:, 0])
-        metrics[target] = found | {"bar": math.hypot(found["bar"], grid), "grid": grid}
+        estimate = _estimate(gather(rod, tables, x)[:, 0])
+        metrics[target] = estimate | {"bar": math.hypot(estimate["bar"], grid), "grid": grid}
         metrics[target]["table"] = tables.mean(0).tolist()
         if target == "expected":
             table = tables[0]  # of one learner: walks are guided by what a single one knows

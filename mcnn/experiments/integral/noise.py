@@ -92,8 +92,8 @@ def _network(trial: NoiseTrial, ridge: Ridge, y: Tensor, generator: torch.Genera
             noisy = sample_targets(ridge, y, samples, generator)
             columns.append(exact + noise * (noisy - exact))
     start = torch.Generator().manual_seed(trial.seed)
-    found = fit_networks(y, torch.stack(columns, 1), fresh, start, steps=trial.steps)
-    clean, noisy = found[:, :1], found[:, 1:]
+    outputs = fit_networks(y, torch.stack(columns, 1), fresh, start, steps=trial.steps)
+    clean, noisy = outputs[:, :1], outputs[:, 1:]
     excess = (noisy - clean).square().mean(0).view(-1, trial.repetitions).mean(1).tolist()
     by_samples, by_noise = excess[: len(trial.samples)], excess[len(trial.samples) :]
     return _summary(trial, by_samples, by_noise) | {

@@ -62,8 +62,8 @@ def run(trial: RateTrial, device: torch.device) -> dict:
             squares = 0.0
             for r in range(seeds):
                 layer.draw(n, method, trial.seed * 1000 + r)
-                found = layer(ridge(layer.x).unsqueeze(0), y)[0]
-                squares += float(((found - exact) / exact).square().mean()) / seeds
+                estimate = layer(ridge(layer.x).unsqueeze(0), y)[0]
+                squares += float(((estimate - exact) / exact).square().mean()) / seeds
             errors.append(squares**0.5)
         metrics[method] = {"n": sizes, "error": errors, "slope": slope(sizes, errors)}
     return metrics

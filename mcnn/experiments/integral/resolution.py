@@ -49,7 +49,7 @@ def run(trial: ResolutionTrial, device: torch.device) -> dict:
         optimizer="adam",
         lr=trial.lr,
         seed=trial.seed,
-        on_step=(lambda net, step: net.draw(trial.nodes, "jittered")) if trial.redraw else None,
+        on_step=(lambda step: net.draw(trial.nodes, "jittered")) if trial.redraw else None,
     )
     metrics = {"as trained": training.evaluate(net, digits.test).accuracy, "loss": rows[-1]["loss"]}
     for kind in trial.kinds:

@@ -112,7 +112,7 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[CostTrial]:
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return the slopes of logarithms, one value for each seed."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         trial = record.config
         for kind in (*SAMPLED, "dense"):
@@ -126,8 +126,8 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
                         about = f"{quantity.removeprefix('log2 ')}, {kind}"
                         about += ", batch 1" if trial.batch == 1 else ""
                         rate = slope(*zip(*chosen, strict=True))
-                        found.setdefault(about + label, []).append(rate)
-    return found
+                        readings.setdefault(about + label, []).append(rate)
+    return readings
 
 
 EXPERIMENTS = [

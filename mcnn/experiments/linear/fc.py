@@ -73,10 +73,10 @@ def parts(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def _run_fc(trial: FcTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
-    model = _model(trial, found, device).eval()
+    dataset = data.load(trial.dataset, device=device)
+    model = _model(trial, dataset, device).eval()
     convolutions, head = parts(model)
-    features, labels = _features(convolutions, found.test, trial.scale)
+    features, labels = _features(convolutions, dataset.test, trial.scale)
     metrics: dict[str, Any] = {
         "dense": _accuracies(head, features, labels),
         "sampled": {top: {method: [] for method in trial.methods} for top in TOPS},
@@ -100,15 +100,15 @@ def _run_fc(trial: FcTrial, device: torch.device) -> dict[str, Any]:
     return metrics
 
 
-def _model(trial: FcTrial, found: data.Data, device: torch.device) -> nn.Module:
+def _model(trial: FcTrial, dataset: data.Data, device: torch.device) -> nn.Module:
     if trial.weights != "trained":
         return nets.build(trial.net, weights=trial.weights).to(device)
-    model = nets.build(trial.net, seed=trial.seed, shape=found.shape).to(device)
+    model = nets.build(trial.net, seed=trial.seed, shape=dataset.shape).to(device)
     if trial.mixed:
         model = model.to(memory_format=torch.channels_last)
     trained = _Mixed(model) if trial.mixed else model
     recipe = {name: getattr(trial, name) for name in RECIPE}
-    training.fit(trained, found, seed=trial.seed, **recipe)
+    training.fit(trained, dataset, seed=trial.seed, **recipe)
     return model
 
 
@@ -166,7 +166,7 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[FcTrial]:
 
 def _measure(records: Sequence[Record], tops: Sequence[str]) -> dict[str, list[float]]:
     """Return relative accuracies, and by how much they fall from one fraction to a smaller."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         trial = record.config
         for top in tops:
@@ -177,8 +177,8 @@ def _measure(records: Sequence[Record], tops: Sequence[str]) -> dict[str, list[f
                 values["100% less 50%"] = kept[1.0] - kept[0.5]
                 values["50% less 10%"] = kept[0.5] - kept[0.1]
                 for name, value in values.items():
-                    found.setdefault(f"{title}: {method}, {name}", []).append(value)
-    return found
+                    readings.setdefault(f"{title}: {method}, {name}", []).append(value)
+    return readings
 
 
 EXPERIMENTS = [

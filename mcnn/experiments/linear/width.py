@@ -33,18 +33,18 @@ WIDE = ("3", "5")  # the layers with n inputs; the first has the pixels
 
 
 def _run_width(trial: WidthTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
-    pixels = found.train.shape[0] * found.train.shape[1] * found.train.shape[2]
+    dataset = data.load(trial.dataset, device=device)
+    pixels = dataset.train.shape[0] * dataset.train.shape[1] * dataset.train.shape[2]
     metrics: dict[str, Any] = {"dense": [], "sampled": []}
     for n in trial.widths:
         model = nets.build("mlp", seed=trial.seed, widths=(pixels, n, n, 10)).to(device)
-        training.fit(model, found, epochs=trial.epochs, seed=trial.seed)
-        metrics["dense"].append(training.evaluate(model, found.test).accuracy)
+        training.fit(model, dataset, epochs=trial.epochs, seed=trial.seed)
+        metrics["dense"].append(training.evaluate(model, dataset.test).accuracy)
         accuracies = []
         for samples in trial.samples:
             options = {"layers": WIDE, "method": trial.method, "seed": trial.seed}
             sampled, _ = density.quantize(model, samples, **options)
-            accuracies.append(training.evaluate(sampled, found.test).accuracy)
+            accuracies.append(training.evaluate(sampled, dataset.test).accuracy)
         metrics["sampled"].append(accuracies)
     return metrics
 
@@ -60,15 +60,15 @@ def needed(record: Record, level: float = 0.95) -> list[float]:
         If a curve does not get there, or starts above.
     """
     logs = np.log2(record.config.samples)
-    found = []
+    widths = []
     for dense, accuracies in zip(record.metrics["dense"], record.metrics["sampled"], strict=True):
         curve = np.array(accuracies) / dense
         at = int(np.argmax(curve >= level))
         if at == 0:
             raise ValueError(f"the level {level} is not crossed by {curve.tolist()}")
         part = (level - curve[at - 1]) / (curve[at] - curve[at - 1])
-        found.append(float(2 ** (logs[at - 1] + part * (logs[at] - logs[at - 1]))))
-    return found
+        widths.append(float(2 ** (logs[at - 1] + part * (logs[at] - logs[at - 1]))))
+    return widths
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[WidthTrial]:

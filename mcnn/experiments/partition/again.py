@@ -22,13 +22,13 @@ def _curve_trials(profile: str, seeds: Sequence[int]) -> list[CurveTrial]:
 def _measure_curve(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return partition minus dropout with shared masks, averaged over epochs, one value a seed."""
     about = {"on": "masks on", "off": "masks off", "test": "test"}
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for key, name in about.items():
         for record in records:
             ours, theirs = (record.metrics[key][f"{kind} 3"] for kind in ("partition", "shared"))
             difference = sum(ours) / len(ours) - sum(theirs) / len(theirs)
-            found.setdefault(f"P = 3, {name}", []).append(difference)
-    return found
+            readings.setdefault(f"P = 3, {name}", []).append(difference)
+    return readings
 
 
 EXPERIMENTS = [

@@ -135,19 +135,19 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
 
 def _layers(trial: CalibrationTrial) -> list[nn.Module]:
     """Return a layer of masks for each hidden layer."""
-    found: list[nn.Module] = []
+    layers: list[nn.Module] = []
     for i, n in enumerate(trial.widths[1:-1]):
         seed = 16 * trial.seed + i
         if trial.kind == "none":
-            found.append(nn.Identity())
+            layers.append(nn.Identity())
         elif trial.kind == "dropout":
-            found.append(Dropout(1 / trial.parts, False, seed))
+            layers.append(Dropout(1 / trial.parts, False, seed))
         elif trial.kind == "masksembles":
-            found.append(Masksembles(n, trial.parts, trial.scale, seed))
+            layers.append(Masksembles(n, trial.parts, trial.scale, seed))
         else:
             redraw = "never" if trial.kind == "fixed partition" else "cycle"
-            found.append(DropoutPartition(trial.parts, redraw=redraw, seed=seed))
-    return found
+            layers.append(DropoutPartition(trial.parts, redraw=redraw, seed=seed))
+    return layers
 
 
 class Masked(nn.Module):
@@ -174,15 +174,15 @@ class Masked(nn.Module):
 def _passes(model: Masked, split: Split, passes: int) -> Tensor:
     """Return the probabilities of every pass, [passes, n, classes]."""
     x = split.inputs(scale="standard")
-    found = []
+    probabilities = []
     if model.training and isinstance(model.layers[0], DropoutPartition):
         return F.softmax(cycle_outputs(model, x), 2)
     for i in range(passes):
         for layer in model.layers:
             if isinstance(layer, Masksembles):
                 layer.only = i
-        found.append(F.softmax(model(x), 1))
-    return torch.stack(found)
+        probabilities.append(F.softmax(model(x), 1))
+    return torch.stack(probabilities)
 
 
 def _scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
@@ -195,19 +195,19 @@ def _scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def _run(trial: CalibrationTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     model = nets.build("mlp", seed=trial.seed, widths=trial.widths)
     masked = Masked(model, _layers(trial)).to(device)
     options: dict[str, Any] = {"optimizer": "adam", "lr": trial.lr, "scale": "standard"}
-    training.fit(masked, found, epochs=trial.epochs, seed=trial.seed, **options)
+    training.fit(masked, dataset, epochs=trial.epochs, seed=trial.seed, **options)
     metrics: dict[str, Any] = {}
     if trial.kind != "masksembles":  # it has no pass without masks
         masked.eval()
-        metrics["single"] = _scores(_passes(masked, found.test, 1)[0], found.test.labels)
+        metrics["single"] = _scores(_passes(masked, dataset.test, 1)[0], dataset.test.labels)
     if trial.kind != "none":
         masked.train()
-        each = _passes(masked, found.test, trial.parts)
-        metrics["mean"] = _scores(each.mean(0), found.test.labels)
+        each = _passes(masked, dataset.test, trial.parts)
+        metrics["mean"] = _scores(each.mean(0), dataset.test.labels)
     return metrics
 
 
@@ -228,13 +228,13 @@ def gains(records: Sequence[Record]) -> dict[str, list[float]]:
         "a single pass, trained alike": ("partition", "single"),
         "a single pass, trained without masks": ("none", "single"),
     }
-    found = {}
+    readings = {}
     for score, title in (("ece", "calibration error"), ("nll", "negative log likelihood")):
         for name, (kind, how) in others.items():
-            found[f"{title}, {name}"] = [
+            readings[f"{title}, {name}"] = [
                 by[seed, kind][how][score] - by[seed, "partition"]["mean"][score] for seed in seeds
             ]
-    return found
+    return readings
 
 
 SEEDS = {"fast": range(1), "full": range(5)}

@@ -40,8 +40,8 @@ def _run(trial: CoverageTrial, device: torch.device) -> dict[str, Any]:
             for drop in DROPS:
                 layer = DropoutPartition(parts, drop, seed=seed)
                 for _ in range(trial.cycles):
-                    found = _broken(layer, n, device)
-                    broken = {key: broken[key] + found[key] for key in broken}
+                    more = _broken(layer, n, device)
+                    broken = {key: broken[key] + more[key] for key in broken}
                 units += n * trial.cycles
                 ratios[drop].append(parts * layer.numbers_drawn / dropout.numbers_drawn)
     return broken | {"units": units, "numbers": ratios, "dropped_times": _dropped_times(trial)}
@@ -75,12 +75,12 @@ def _dropped_times(trial: CoverageTrial, units: int = 10_000) -> dict[str, list[
         "partition": DropoutPartition(3, seed=trial.seed),
         "dropout": Dropout(1 / 3, True, trial.seed),
     }
-    found = {}
+    times = {}
     for name, layer in layers.items():
         x = torch.ones(1, units)
         dropped: Tensor = sum((layer(x) == 0).long() for _ in range(trial.steps)).squeeze(0)
-        found[name] = dropped.bincount(minlength=trial.steps + 1).tolist()
-    return found
+        times[name] = dropped.bincount(minlength=trial.steps + 1).tolist()
+    return times
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[CoverageTrial]:

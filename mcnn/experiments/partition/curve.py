@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mcnn import data
-from mcnn.experiments.partition.replicas import Arm, train_arms
+from mcnn.experiments.partition.masks import Arm, train_arms
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
 
@@ -33,10 +33,9 @@ class CurveTrial(Trial):
 
 def _run(trial: CurveTrial, device: torch.device) -> dict[str, Any]:
     options = {"epochs": trial.epochs, "lr": trial.lr, "every": trial.every}
-    found = data.load(trial.dataset, device=device)
-    images, labels = (t[: trial.images] for t in (found.train.images, found.train.labels))
-    found = replace(found, train=replace(found.train, images=images, labels=labels))
-    return train_arms(found, trial.arms, trial.seed, mixed=trial.mixed, **options)
+    dataset = data.load(trial.dataset, device=device)
+    dataset = replace(dataset, train=dataset.train.part(slice(trial.images)))
+    return train_arms(dataset, trial.arms, trial.seed, mixed=trial.mixed, **options)
 
 
 _FAST = {"dataset": "digits", "epochs": 6, "lr": 0.08, "mixed": False, "every": 3}
@@ -60,7 +59,7 @@ def _whole_trials(profile: str, seeds: Sequence[int]) -> list[CurveTrial]:
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return partition minus dropout with shared masks, one value a seed."""
     about = {"on": "masks on", "off": "masks off", "test": "test"}
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for key, name in about.items():
         for parts in (2, 3):
             for record in records:
@@ -68,10 +67,10 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
                     record.metrics[key][f"{k} {parts}"] for k in ("partition", "shared")
                 )
                 difference = sum(ours) / len(ours) - sum(theirs) / len(theirs)
-                found.setdefault(f"P = {parts}, {name}", []).append(difference)
-                last = found.setdefault(f"P = {parts}, {name}, last epoch", [])
+                readings.setdefault(f"P = {parts}, {name}", []).append(difference)
+                last = readings.setdefault(f"P = {parts}, {name}, last epoch", [])
                 last.append(ours[-1] - theirs[-1])
-    return found
+    return readings
 
 
 EXPERIMENTS = [

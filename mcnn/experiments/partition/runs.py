@@ -3,21 +3,17 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from mcnn import data
 from mcnn.data import Data
-from mcnn.experiments.partition.replicas import Arm, Masks, Replicas
+from mcnn.experiments.partition.masks import Arm, Masks
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
-from mcnn.training import nets
+from mcnn.training import grouped, nets
 
 ARMS = tuple((kind, parts) for parts in (3, 9) for kind in ("partition", "shared", "dropout"))
 
@@ -40,40 +36,20 @@ class RunsTrial(Trial):
 
 
 def _run(trial: RunsTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
-    return {f"{k} {p}": _accuracies(trial, (k, p), found, device) for k, p in trial.arms}
+    dataset = data.load(trial.dataset, device=device)
+    dataset = replace(dataset, train=dataset.train.part(slice(trial.images)))
+    return {f"{k} {p}": _accuracies(trial, (k, p), dataset, device) for k, p in trial.arms}
 
 
-def _accuracies(trial: RunsTrial, arm: Arm, found: Data, device: torch.device) -> list[float]:
+def _accuracies(trial: RunsTrial, arm: Arm, dataset: Data, device: torch.device) -> list[float]:
     """Train all runs of an arm together and return their test accuracies."""
     seeds = [trial.seed * trial.runs + i for i in range(trial.runs)]
-    models = Replicas([nets.build("mlp", seed=s, widths=trial.widths) for s in seeds]).to(device)
-    masks = [Masks([arm], models.widths, s, "cpu") for s in seeds]
-    x = found.train.inputs(slice(trial.images), scale="standard").flatten(1)  # [images, n]
-    y = found.train.labels[: trial.images]
-    generators = [torch.Generator().manual_seed(s) for s in seeds]
-    descent = SGD(models.parameters(), trial.lr, 0.9, fused=True)
-    rate = CosineAnnealingLR(descent, trial.epochs * math.ceil(len(x) / trial.batch_size))
-    for _ in range(trial.epochs):
-        orders = torch.stack([torch.randperm(len(x), generator=g) for g in generators])
-        for batch in orders.to(device).split(trial.batch_size, 1):  # [R, b]
-            own = [m.next(batch.shape[1]) for m in masks]
-            factors = [torch.cat(layer).to(device) for layer in zip(*own, strict=True)]
-            logits = models(x[batch], factors)  # [R, b, classes]
-            descent.zero_grad()
-            loss = F.cross_entropy(logits.flatten(0, 1), y[batch].flatten(), reduction="sum")
-            (loss / batch.shape[1]).backward()
-            descent.step()
-            rate.step()
-    return _test(models, found)
-
-
-@torch.no_grad()
-def _test(models: Replicas, found: Data) -> list[float]:
-    hits: Tensor | int = 0
-    for x, y in found.test.batches(500, scale="standard"):
-        hits = hits + (models(x).argmax(2) == y).sum(1)
-    return (hits.double() / len(found.test)).tolist()
+    networks = [nets.build("mlp", seed=s, widths=trial.widths) for s in seeds]
+    models = grouped.Grouped(networks).to(device)
+    masks = Masks([(arm, s) for s in seeds], models.widths, device)
+    options = {"epochs": trial.epochs, "batch_size": trial.batch_size, "lr": trial.lr}
+    grouped.fit(models, dataset, masks, seeds=seeds, schedule="cosine", **options)
+    return grouped.accuracy(models, dataset.test, batch_size=500)
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[RunsTrial]:
@@ -85,7 +61,7 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[RunsTrial]:
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return logarithms of ratios of standard deviations, and differences of means, by group."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     about = {"shared": "shared masks", "dropout": "masks for each example"}
     for parts in sorted({parts for _, parts in records[0].config.arms}):
         for kind, name in about.items():
@@ -96,9 +72,9 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
                 )
                 ratio = math.log(statistics.stdev(theirs) / statistics.stdev(ours))
                 gain = statistics.mean(ours) - statistics.mean(theirs)
-                found.setdefault(f"P = {parts}, {name}: log ratio of sd", []).append(ratio)
-                found.setdefault(f"P = {parts}, {name}: mean difference", []).append(gain)
-    return found
+                readings.setdefault(f"P = {parts}, {name}: log ratio of sd", []).append(ratio)
+                readings.setdefault(f"P = {parts}, {name}: mean difference", []).append(gain)
+    return readings
 
 
 EXPERIMENTS = [

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mcnn import data
-from mcnn.experiments.partition.replicas import KINDS, train_arms
+from mcnn.experiments.partition.masks import KINDS, train_arms
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
 
@@ -29,8 +29,8 @@ class TableTrial(Trial):
 def _run(trial: TableTrial, device: torch.device) -> dict[str, Any]:
     arms = [(trial.kind, parts) for parts in trial.parts]
     options = {"epochs": trial.epochs, "lr": trial.lr, "every": trial.epochs}
-    found = data.load(trial.dataset, device=device)
-    rows = train_arms(found, arms, trial.seed, mixed=trial.mixed, **options)
+    dataset = data.load(trial.dataset, device=device)
+    rows = train_arms(dataset, arms, trial.seed, mixed=trial.mixed, **options)
     return {key: [values[-1] for values in rows[key].values()] for key in ("on", "off", "test")}
 
 
@@ -59,16 +59,16 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return the mean over all P, partitions minus dropout, one value a seed."""
     about = {"test": "test", "on": "training, masks on", "off": "training, masks off"}
     against = {"shared": "shared masks", "dropout": "masks for each example"}
-    found = {}
+    readings = {}
     for dataset, title in (("cifar10", "CIFAR-10"), ("mnist", "MNIST")):
         for key, name in about.items():
             ours = accuracies(records, dataset, "partition", key)
             for kind, masks in against.items():
                 theirs = accuracies(records, dataset, kind, key)
-                found[f"{title}, {name}, against {masks}"] = [
+                readings[f"{title}, {name}, against {masks}"] = [
                     sum(a) / len(a) - sum(b) / len(b) for a, b in zip(ours, theirs, strict=True)
                 ]
-    return found
+    return readings
 
 
 EXPERIMENTS = [

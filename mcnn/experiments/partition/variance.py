@@ -86,9 +86,9 @@ def mean_gradients(
         a = features(x)  # [b, n]: the layers before the first mask run once for all masks
         h = a.detach().requires_grad_(bool(before))
         loss = sum(F.cross_entropy(masked(h), y) for _ in range(steps)) / steps
-        found = torch.autograd.grad(loss, [*after, *([h] if before else [])])
-        inner = torch.autograd.grad(a, before, found[-1]) if before else ()
-        return torch.cat([g.flatten() for g in (*inner, *found[: len(after)])])
+        gradients = torch.autograd.grad(loss, [*after, *([h] if before else [])])
+        inner = torch.autograd.grad(a, before, gradients[-1]) if before else ()
+        return torch.cat([g.flatten() for g in (*inner, *gradients[: len(after)])])
 
     return draw
 
@@ -105,12 +105,12 @@ def trace(draw: Callable[[], Tensor], means: int) -> tuple[float, float]:
 
 
 def _run(trial: VarianceTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
-    model = nets.build("lenet5", seed=trial.seed, shape=found.shape).to(device)
+    dataset = data.load(trial.dataset, device=device)
+    model = nets.build("lenet5", seed=trial.seed, shape=dataset.shape).to(device)
     options = {"lr": 0.01, "schedule": "constant", "scale": "standard"}
-    training.fit(model, found, epochs=trial.epochs, seed=trial.seed, **options)
+    training.fit(model, dataset, epochs=trial.epochs, seed=trial.seed, **options)
     generator = torch.Generator().manual_seed(trial.seed)
-    x, y = next(found.train.batches(trial.batch_size, generator, scale="standard"))
+    x, y = next(dataset.train.batches(trial.batch_size, generator, scale="standard"))
     metrics: dict[str, Any] = {"cycle": {}, "step": {}, "mean": {}}
     for kind in KINDS:
         cycle, step = [], []
@@ -136,14 +136,14 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[VarianceTrial]:
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return logarithms of traces of the other kinds over those of partitions, one a seed."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     about = {"shared": "shared masks", "dropout": "masks for each example"}
     for kind, name in about.items():
         for record in records:
             ours, theirs = record.metrics["cycle"]["partition"], record.metrics["cycle"][kind]
             for parts, a, b in zip(record.config.parts, ours, theirs, strict=True):
-                found.setdefault(f"P = {parts}, {name}", []).append(math.log(b / a))
-    return found
+                readings.setdefault(f"P = {parts}, {name}", []).append(math.log(b / a))
+    return readings
 
 
 EXPERIMENTS = [

@@ -36,11 +36,11 @@ class AccuracyTrial(Trial):
 
 
 def _run(trial: AccuracyTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     model = network(trial.widths, trial.seed)
     if trial.method == "dense":
         model.to(device)
-        return {"accuracy": fit(model, found, None, trial.epochs, trial.seed)}
+        return {"accuracy": fit(model, dataset, None, trial.epochs, trial.seed)}
     paths = trial.per_pixel * trial.widths[0]
     random = trial.method == "random"
     masks = path_masks(model, paths, "uniform" if random else trial.method, trial.seed)
@@ -48,7 +48,7 @@ def _run(trial: AccuracyTrial, device: torch.device) -> dict[str, Any]:
         masks = shuffled(masks, trial.seed)
     if trial.fan_in == "realised":
         scale_to(model, masks)
-    accuracy = fit(model.to(device), found, masks, trial.epochs, trial.seed)
+    accuracy = fit(model.to(device), dataset, masks, trial.epochs, trial.seed)
     return {"accuracy": accuracy, "edges": edges(masks)}
 
 
@@ -134,19 +134,19 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
         method = c.method if c.fan_in == "dense" else f"{c.method}, realised fan-in"
         group = accuracies.setdefault(c.dataset, {})
         group[method, c.per_pixel, c.seed] = r.metrics["accuracy"]
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for level in LEVELS:
         for dataset, group in accuracies.items():
             seeds = sorted({seed for _, _, seed in group})
             grid = sorted({n for method, n, _ in group if method == "uniform"})
-            found[f"{dataset}: {level:.0%} of dense"] = [
+            readings[f"{dataset}: {level:.0%} of dense"] = [
                 crossing(grid, [group["uniform", n, s] / group["dense", 0, s] for n in grid], level)
                 for s in seeds
             ]
     for dataset, group in accuracies.items():
         for (method, n, _), accuracy in sorted(group.items()):
-            found.setdefault(f"{dataset}: {method}, {n} a pixel, accuracy", []).append(accuracy)
-    return found
+            readings.setdefault(f"{dataset}: {method}, {n} a pixel, accuracy", []).append(accuracy)
+    return readings
 
 
 EXPERIMENTS = [

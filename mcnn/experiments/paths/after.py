@@ -35,14 +35,14 @@ class AfterTrial(Trial):
 
 
 def _run(trial: AfterTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
-    options = {"widths": trial.widths} if trial.net == "mlp" else {"shape": found.shape}
+    dataset = data.load(trial.dataset, device=device)
+    options = {"widths": trial.widths} if trial.net == "mlp" else {"shape": dataset.shape}
     model = nets.build(trial.net, seed=trial.seed, **options).to(device)
-    training.fit(model, found, epochs=trial.epochs, seed=trial.seed)
+    training.fit(model, dataset, epochs=trial.epochs, seed=trial.seed)
     model.eval()
 
     def accuracy(net: nn.Module) -> float:
-        return training.evaluate(net, found.test).accuracy
+        return training.evaluate(net, dataset.test).accuracy
 
     walked = {
         f"{method}, {kind}": [
@@ -207,7 +207,7 @@ def _measure_after(records: Sequence[Record]) -> dict[str, list[float]]:
 
 def _measure_pruning(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return differences of accuracy, walks minus pruning."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         about = "" if record.config.net == "mlp" else "LeNet-5: "
         for paths in record.config.paths:
@@ -215,8 +215,8 @@ def _measure_pruning(records: Sequence[Record]) -> dict[str, list[float]]:
             for name in (n for n in _PEERS if n.startswith("largest")):
                 reading = f"{about}{name}, {paths} paths"
                 difference = counts - at(record, "peers", name, paths)
-                found.setdefault(reading, []).append(difference)
-    return found
+                readings.setdefault(reading, []).append(difference)
+    return readings
 
 
 EXPERIMENTS = [

@@ -38,10 +38,10 @@ def scale_to(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def path_masks(model: nn.Module, paths: int, method: str, seed: int) -> dict[str, Tensor]:
     """Return the edges of sampled paths as masks, bool, by the name of the layer."""
-    found = weights(model)
-    widths = [w.shape[1] for w in found.values()] + [len(list(found.values())[-1])]
+    layers = weights(model)
+    widths = [w.shape[1] for w in layers.values()] + [len(list(layers.values())[-1])]
     units = sample_paths(widths, paths, method=method, seed=seed).long()  # [layers, paths]
-    masks = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in found.items()}
+    masks = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in layers.items()}
     for mask, (left, right) in zip(masks.values(), pairwise(units), strict=True):
         mask[right, left] = True
     return masks
@@ -70,7 +70,7 @@ def sparse(model: nn.Sequential, masks: Mapping[str, Tensor]) -> nn.Sequential:
 
 def fit(
     model: nn.Sequential,
-    found: data.Data,
+    dataset: data.Data,
     masks: Mapping[str, Tensor] | None,
     epochs: int,
     seed: int,
@@ -80,15 +80,16 @@ def fit(
         model = sparse(model, masks)
     elif masks is not None:
         Masked(model, masks)
-    return fit_masked(model, found, None, epochs, seed)
+    return fit_masked(model, dataset, None, epochs, seed)
 
 
 def fit_masked(
-    model: nn.Module, found: data.Data, masked: Masked | None, epochs: int, seed: int
+    model: nn.Module, dataset: data.Data, masked: Masked | None, epochs: int, seed: int
 ) -> float:
     """Train, maybe inside masks that change after steps, and return the test accuracy."""
-    training.fit(model, found, epochs=epochs, batch_size=BATCH, seed=seed, on_step=masked, **RECIPE)
-    return training.evaluate(model, found.test).accuracy
+    options = {"epochs": epochs, "batch_size": BATCH, "seed": seed, **RECIPE}
+    training.fit(model, dataset, on_step=masked.on_step if masked else None, **options)
+    return training.evaluate(model, dataset.test).accuracy
 
 
 def _size(model: nn.Module) -> int:

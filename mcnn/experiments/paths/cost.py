@@ -37,11 +37,11 @@ class CostTrial(Trial):
 
 def _run(trial: CostTrial, device: torch.device) -> dict[str, Any]:
     points = [(3, k) for k in trial.paths] + [(n, trial.paths[0]) for n in trial.layers]
-    found = [_step(trial, layers, k, device) for layers, k in points]
+    costs = [_step(trial, layers, k, device) for layers, k in points]
     cut = len(trial.paths)
     return {
         sweep: {key: [row[key] for row in rows] for key in rows[0]}
-        for sweep, rows in (("paths", found[:cut]), ("layers", found[cut:]))
+        for sweep, rows in (("paths", costs[:cut]), ("layers", costs[cut:]))
     }
 
 
@@ -94,15 +94,15 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[CostTrial]:
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return the powers with which each cost grows, one value a seed."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         trial = record.config
         for sweep, x in (("paths", trial.paths), ("layers", trial.layers)):
             for key in ("operations", "bytes moved", "bytes held", "seconds"):
                 name = f"{trial.variant}: {key} against {sweep}"
-                values = found.setdefault(name, [])
+                values = readings.setdefault(name, [])
                 values.append(slope(x, record.metrics[sweep][key]))
-    return found
+    return readings
 
 
 EXPERIMENTS = [

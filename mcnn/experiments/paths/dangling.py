@@ -31,17 +31,17 @@ class DanglingTrial(Trial):
 
 def _run(trial: DanglingTrial, device: torch.device) -> dict[str, Any]:
     model = network(trial.widths, trial.seed)
-    found = {name: w.shape for name, w in weights(model).items()}
-    sizes = [shape.numel() for shape in found.values()]
+    shapes = {name: w.shape for name, w in weights(model).items()}
+    sizes = [shape.numel() for shape in shapes.values()]
     total = round(trial.density * sum(sizes))
     if trial.method in ("random", "erk"):
         share = total / sum(sizes)
         erk = trial.method == "erk"
-        densities = erk_densities(list(found.values()), share) if erk else [share] * len(sizes)
+        densities = erk_densities(list(shapes.values()), share) if erk else [share] * len(sizes)
         numbers = edges_of(densities, sizes, total)
         masks = {
             name: random_mask(shape, number, trial.seed * 16 + i)
-            for i, ((name, shape), number) in enumerate(zip(found.items(), numbers, strict=True))
+            for i, ((name, shape), number) in enumerate(zip(shapes.items(), numbers, strict=True))
         }
     else:
         method = "uniform" if trial.method == "shuffled" else trial.method

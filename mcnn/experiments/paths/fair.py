@@ -6,11 +6,10 @@ best on images held out of the training set, and all networks of a seed see the 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mcnn import data
 from mcnn.experiments.paths.fair_networks import (
@@ -62,29 +61,17 @@ class FairTrial(Trial):
     validation: int = 5000
 
 
-def held_out(found: data.Data, validation: int) -> tuple[data.Data, data.Split]:
-    """Return the data without images held out of the training set, and those: always the same."""
-    order = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(5000))
-
-    def part(index: Tensor) -> data.Split:
-        images, labels = found.train.images[index], found.train.labels[index]
-        return replace(found.train, images=images, labels=labels)
-
-    train, rest = part(order[validation:].sort().values), part(order[:validation].sort().values)
-    return replace(found, train=train), rest
-
-
-def steps_of(found: data.Data, epochs: int) -> int:
+def steps_of(dataset: data.Data, epochs: int) -> int:
     """Return the number of training steps."""
-    return epochs * math.ceil(len(found.train) / BATCH)
+    return epochs * math.ceil(len(dataset.train) / BATCH)
 
 
 def _run(trial: FairTrial, device: torch.device) -> dict[str, Any]:
-    found, validation = held_out(data.load(trial.dataset), trial.validation)
+    dataset = data.load(trial.dataset, validation=trial.validation)
     sizes = (n * m for n, m in zip(trial.widths, trial.widths[1:], strict=False))
     total = round(trial.density * sum(sizes))
-    steps = steps_of(found, trial.epochs)
-    options = (trial.widths, found.train, total, trial.seed, steps)
+    steps = steps_of(dataset, trial.epochs)
+    options = (trial.widths, dataset.train, total, trial.seed, steps)
     start = {method: network_of(method, *options) for method in trial.methods}
     if trial.choose:
         wanted = [(method, rate) for method in trial.methods for rate in trial.rates]
@@ -96,7 +83,7 @@ def _run(trial: FairTrial, device: torch.device) -> dict[str, Any]:
         stack = [(m, rate) for m, rate in wanted if len(start[m][0]) == layers]
         trained = fit_sparse(
             [start[m][0] for m, _ in stack],
-            found,
+            dataset,
             epochs=trial.epochs,
             lrs=[rate for _, rate in stack],
             seed=trial.seed,
@@ -104,7 +91,9 @@ def _run(trial: FairTrial, device: torch.device) -> dict[str, Any]:
             scale=SCALE,
             evolutions=[start[m][1] for m, _ in stack],
         )
-        scores = evaluate_sparse(trained, validation if trial.choose else found.test, SCALE)
+        scores = evaluate_sparse(
+            trained, dataset.validation if trial.choose else dataset.test, SCALE
+        )
         for key, score, net in zip(stack, scores, trained, strict=True):
             accuracy[key] = score.accuracy
             graph = Graph.of_masks(masks_from(net, trial.widths[0]))
@@ -137,85 +126,9 @@ _SHUFFLED = tuple(
 _CONTROLS = ("phew, weights kept", *_SHUFFLED)  # the better of PHEW's two ways to begin
 
 # What paths-fair-rate chooses, for each density; a test holds it against the records.
-RATES: dict[float, dict[str, float]] = {
-    0.01: {
-        "uniform": 0.2,
-        "pixel": 0.4,
-        "bidirectional": 0.4,
-        "permutation": 0.4,
-        "sobol": 0.4,
-        "lattice": 0.4,
-        "random mask": 0.2,
-        "erk": 0.4,
-        "fan-in": 0.4,
-        "snip": 0.1,
-        "synflow": 0.05,
-        "phew": 0.4,
-        "set": 0.4,
-        "rigl": 0.2,
-        "small dense, 1 hidden layer": 0.025,
-        "small dense, 2 hidden layers": 0.025,
-        "uniform, dense fan-in": 0.4,
-        "snip, weights kept": 0.1,
-        "synflow, weights kept": 0.05,
-        "phew, weights kept": 0.4,
-    },
-    0.005: {
-        "uniform": 0.2,
-        "bidirectional": 0.4,
-        "permutation": 0.2,
-        "sobol": 0.2,
-        "random mask": 0.4,
-        "erk": 0.4,
-        "snip": 0.1,
-        "synflow": 0.05,
-        "phew": 0.2,
-        "set": 0.2,
-        "rigl": 0.2,
-        "small dense, 1 hidden layer": 0.025,
-        "small dense, 2 hidden layers": 0.025,
-        "phew, weights kept": 0.4,
-    },
-    0.02: {
-        "uniform": 0.2,
-        "bidirectional": 0.2,
-        "permutation": 0.4,
-        "sobol": 0.2,
-        "random mask": 0.4,
-        "erk": 0.4,
-        "snip": 0.2,
-        "synflow": 0.05,
-        "phew": 0.2,
-        "set": 0.2,
-        "rigl": 0.2,
-        "small dense, 1 hidden layer": 0.006,
-        "small dense, 2 hidden layers": 0.025,
-        "phew, weights kept": 0.2,
-    },
-    0.05: {
-        "uniform": 0.2,
-        "bidirectional": 0.1,
-        "permutation": 0.2,
-        "sobol": 0.2,
-        "random mask": 0.2,
-        "erk": 0.2,
-        "snip": 0.1,
-        "synflow": 0.1,
-        "phew": 0.2,
-        "set": 0.2,
-        "rigl": 0.2,
-        "small dense, 1 hidden layer": 0.05,
-        "small dense, 2 hidden layers": 0.025,
-        "phew, weights kept": 0.2,
-    },
-}
+RATES: dict[float, dict[str, float]] = {}
 # The best generator of paths, and the best mask that stays.
-BEST: dict[float, tuple[str, str]] = {
-    0.01: ("pixel", "phew, weights kept"),
-    0.005: ("uniform", "phew, weights kept"),
-    0.02: ("permutation", "phew, weights kept"),
-    0.05: ("permutation", "phew, weights kept"),
-}
+BEST: dict[float, tuple[str, str]] = {}
 
 
 def methods_at(density: float) -> tuple[str, ...]:
@@ -225,13 +138,13 @@ def methods_at(density: float) -> tuple[str, ...]:
     return _ELSEWHERE if density < 0.2 else _AT_TWENTY_PERCENT
 
 
-def chosen(found: Sequence[Record]) -> tuple[dict[str, float], tuple[str, str]]:
+def chosen(recorded: Sequence[Record]) -> tuple[dict[str, float], tuple[str, str]]:
     """Return what the records of one density choose: rates, and the best paths and static mask.
 
     The accuracy on the images held out decides, the mean over the seeds of the choice.
     """
     tries: dict[str, dict[float, list[float]]] = {}
-    for record in found:
+    for record in recorded:
         for method, row in record.metrics["methods"].items():
             for rate, accuracy in zip(record.config.rates, row["accuracy"], strict=True):
                 tries.setdefault(method, {}).setdefault(rate, []).append(accuracy)
@@ -258,15 +171,11 @@ def _rate_trials(profile: str, seeds: Sequence[int]) -> list[FairTrial]:
     options: dict[str, Any] = {"choose": True, "epochs": 5}
     trials = []
     for density in DENSITIES:
-        methods = methods_at(density) + (_KEPT if density == 0.01 else ())
-        grids = [(methods, GRID)]
-        if density < 0.2:
-            grids.append((SMALL, LOWER))
-        if density != 0.01:
-            grids.append((_CONTROLS[:1], GRID))
+        methods = methods_at(density) + (_KEPT if density == 0.01 else _KEPT[-1:])
+        grids = [(methods, GRID), (SMALL, LOWER)]
         trials += [
             FairTrial(seed=seed, density=density, methods=m, rates=grid, **options)
-            for m, grid in grids
+            for m, grid in grids[: 1 + (SMALL[0] in methods)]
             for seed in seeds
         ]
     return trials
@@ -291,8 +200,8 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[FairTrial]:
 # --- what is measured -----------------------------------------------------------------------------
 
 
-def _accuracies(found: Sequence[Record]) -> dict[str, list[float]]:
-    by_seed = sorted(found, key=lambda r: r.config.seed)
+def _accuracies(recorded: Sequence[Record]) -> dict[str, list[float]]:
+    by_seed = sorted(recorded, key=lambda r: r.config.seed)
     methods = by_seed[0].config.methods
     return {m: [r.metrics["methods"][m]["accuracy"] for r in by_seed] for m in methods}
 
@@ -301,10 +210,10 @@ def _minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
     return [x - y for x, y in zip(a, b, strict=True)]
 
 
-def _measure_fair(found: Sequence[Record]) -> dict[str, list[float]]:
+def _measure_fair(recorded: Sequence[Record]) -> dict[str, list[float]]:
     """Return the paths chosen on the images held out minus the mask chosen there, and minus all."""
-    accuracy = _accuracies(found)
-    paths, mask = BEST[found[0].config.density]
+    accuracy = _accuracies(recorded)
+    paths, mask = BEST[recorded[0].config.density]
     readings = {"chosen paths minus chosen mask": _minus(accuracy[paths], accuracy[mask])}
     for method in accuracy:
         if method != paths and "shuffled" not in method:
@@ -312,14 +221,14 @@ def _measure_fair(found: Sequence[Record]) -> dict[str, list[float]]:
     return readings
 
 
-def _measure_init(found: Sequence[Record]) -> dict[str, list[float]]:
-    accuracy = _accuracies(found)
+def _measure_init(recorded: Sequence[Record]) -> dict[str, list[float]]:
+    accuracy = _accuracies(recorded)
     dense = accuracy["uniform, dense fan-in"]
     return {"realised minus dense fan-in": _minus(accuracy["uniform"], dense)}
 
 
-def _measure_shuffled(found: Sequence[Record]) -> dict[str, list[float]]:
-    accuracy = _accuracies(found)
+def _measure_shuffled(recorded: Sequence[Record]) -> dict[str, list[float]]:
+    accuracy = _accuracies(recorded)
     bases = [method.removesuffix(", shuffled") for method in _SHUFFLED]
     return {
         f"{base} minus shuffled": _minus(accuracy[base], accuracy[f"{base}, shuffled"])

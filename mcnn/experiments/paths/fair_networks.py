@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.baselines.masks import (
+    apportion,
     edges_of,
     erk_densities,
     fan_in_mask,
     random_mask,
-    shared_out,
     shuffled,
     weights,
 )
@@ -80,17 +80,17 @@ def network_of(
     if variant == _SHUFFLED:
         masks = shuffled(masks, fold_in(seed, 1))
     kept = weights(model) if variant == _KEPT else None
-    found = _sparse(masks, seed, kept, dense=variant == _DENSE)
+    sparse = _sparse(masks, seed, kept, dense=variant == _DENSE)
     if base not in CHANGING:
-        return found, None
+        return sparse, None
     often = max(1, min(100, steps // 14))
-    return found, Evolution(steps, by_gradient=base == "rigl", interval=often, seed=seed)
+    return sparse, Evolution(steps, by_gradient=base == "rigl", interval=often, seed=seed)
 
 
-def masks_from(found: Network, inputs: int) -> list[Tensor]:
+def masks_from(net: Network, inputs: int) -> list[Tensor]:
     """Return where a network has edges: bool [outputs, inputs], one a layer."""
     masks = []
-    for ends, _, bias in found:
+    for ends, _, bias in net:
         mask = torch.zeros(len(bias), inputs, dtype=torch.bool)
         mask[ends[1], ends[0]] = True
         masks.append(mask)
@@ -147,24 +147,24 @@ def _paths(method: str, model: nn.Module, total: int, seed: int) -> Masks:
 
 def _random(model: nn.Module, _: Split, total: int, seed: int, erk: bool = False) -> Masks:
     """Spread edges at random: layers of one density, or of Erdős and Rényi's."""
-    found = weights(model)
-    sizes = [w.numel() for w in found.values()]
+    layers = weights(model)
+    sizes = [w.numel() for w in layers.values()]
     share = total / sum(sizes)
-    shapes = [tuple(w.shape) for w in found.values()]
+    shapes = [tuple(w.shape) for w in layers.values()]
     densities = erk_densities(shapes, share) if erk else [share] * len(sizes)
     numbers = edges_of(densities, sizes, total)
     return {
         name: random_mask(w.shape, number, fold_in(seed, layer))
-        for layer, ((name, w), number) in enumerate(zip(found.items(), numbers, strict=True))
+        for layer, ((name, w), number) in enumerate(zip(layers.items(), numbers, strict=True))
     }
 
 
 def _fan_in(model: nn.Module, _: Split, total: int, seed: int) -> Masks:
     """Give every unit the same number of inputs, up to one."""
-    found = weights(model)
-    each: Sequence[int] = shared_out(total, sum(len(w) for w in found.values()))
+    layers = weights(model)
+    each: Sequence[int] = apportion(total, sum(len(w) for w in layers.values()))
     masks = {}
-    for layer, (name, w) in enumerate(found.items()):
+    for layer, (name, w) in enumerate(layers.items()):
         masks[name] = fan_in_mask(w.shape, each[: len(w)], fold_in(seed, layer))
         each = each[len(w) :]
     return masks

@@ -14,7 +14,7 @@ from torch import nn
 from mcnn import data, training
 from mcnn.baselines.masks import magnitude, weights
 from mcnn.experiments.paths.common import network
-from mcnn.experiments.paths.fair import BATCH, CHOOSING, FULL, GRID, SEEDS, held_out
+from mcnn.experiments.paths.fair import BATCH, CHOOSING, FULL, GRID, SEEDS
 from mcnn.experiments.paths.fair_networks import SCALE, masks_from
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
@@ -54,19 +54,19 @@ class PrunedTrial(Trial):
 
 
 def _run(trial: PrunedTrial, device: torch.device) -> dict[str, Any]:
-    found, validation = held_out(data.load(trial.dataset), trial.validation)
-    judged = validation if trial.choose else found.test
+    dataset = data.load(trial.dataset, validation=trial.validation)
+    judged = dataset.validation if trial.choose else dataset.test
     options = {"epochs": trial.epochs, "batch_size": BATCH, "scale": SCALE}
     best, dense, chosen = None, [], -1.0
     for rate in trial.rates:
         model = network(trial.widths, trial.seed)
         try:
-            training.fit(model, found, lr=rate, seed=trial.seed, **options)
+            training.fit(model, dataset, lr=rate, seed=trial.seed, **options)
         except training.DivergenceError:
             dense.append(0.0)
             continue
         dense.append(training.evaluate(model, judged, SCALE).accuracy)
-        held = training.evaluate(model, validation, SCALE).accuracy
+        held = training.evaluate(model, dataset.validation, SCALE).accuracy
         if held > chosen:
             best, chosen = model, held
     size = sum(w.numel() for w in weights(best).values())
@@ -75,7 +75,7 @@ def _run(trial: PrunedTrial, device: torch.device) -> dict[str, Any]:
     tries = len(trial.again) if trial.choose else 1
     again = trial.again * len(pruned) if trial.choose else trial.again
     nets = [net for net in pruned for _ in range(tries)]
-    trained = fit_sparse(nets, found, lrs=again, seed=trial.seed + 1000, **options)
+    trained = fit_sparse(nets, dataset, lrs=again, seed=trial.seed + 1000, **options)
     after = [score.accuracy for score in evaluate_sparse(trained, judged, SCALE)]
     rows = {}
     for i, (density, net) in enumerate(zip(trial.densities, pruned, strict=True)):
@@ -102,17 +102,17 @@ def _pruned(model: nn.Sequential, edges: int) -> Network:
     return layers
 
 
-def chosen(found: Sequence[Record]) -> tuple[float, tuple[float, ...]]:
+def chosen(recorded: Sequence[Record]) -> tuple[float, tuple[float, ...]]:
     """Return the rate of the dense network and those of the pruned ones that records choose."""
-    trial = found[0].config
+    trial = recorded[0].config
 
     def best(tries: Sequence[Sequence[float]], rates: Sequence[float]) -> float:
         totals = [sum(values) for values in zip(*tries, strict=True)]
         return rates[totals.index(max(totals))]
 
-    dense = best([r.metrics["dense"] for r in found], trial.rates)
+    dense = best([r.metrics["dense"] for r in recorded], trial.rates)
     again = (
-        best([r.metrics["pruned"][str(density)]["accuracy"] for r in found], trial.again)
+        best([r.metrics["pruned"][str(density)]["accuracy"] for r in recorded], trial.again)
         for density in trial.densities
     )
     return dense, tuple(again)

@@ -32,26 +32,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mcnn import data, training
 from mcnn.baselines.evolve import RigL, Set
 from mcnn.baselines.masks import edges_of, erk_densities, random_mask, weights
 from mcnn.experiments.paths.common import BATCH, RECIPE, fit_masked, network
 from mcnn.ledger.experiment import Experiment, Trial
-from mcnn.paths.carry import carried
-from mcnn.paths.export import portable
+from mcnn.paths.export import to_dense_model
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.graph import Graph
 from mcnn.paths.growth import grow, regrow
 from mcnn.paths.nets import PathMLP
+from mcnn.paths.optimizer_state import migrate_optimizer_state
 
 CHANGES = 14  # intervals of a training, at most three quarters of which end with a change
 UNTIL = 0.75
 PREFIXES = (0.25, 0.5, 1.0)  # of the paths, at which nested networks are tested
 
-Prefix = Callable[[int], int]  # paths to train in a step
-Change = Callable[[PathMLP, int], bool]  # after a step; says whether there is one
+Change = Callable[[PathMLP, int], None]  # what is done to a network after a step of a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,27 +73,27 @@ class GrowthTrial(Trial):
 
 
 def _run(trial: GrowthTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     sizes = [n * m for n, m in zip(trial.widths, trial.widths[1:], strict=False)]
     number = paths_for(trial.widths, round(trial.density * sum(sizes)), trial.method, trial.seed)
-    steps = trial.epochs * math.ceil(len(found.train) / BATCH)
+    steps = trial.epochs * math.ceil(len(dataset.train) / BATCH)
     if trial.arm in ("set", "rigl"):
-        return _by_edges(trial, found, number, steps)
+        return _by_edges(trial, dataset, number, steps)
     first = {"alone": trial.part, "grow": PREFIXES[0]}.get(trial.arm, 1.0)
     net = PathMLP(trial.widths, round(first * number), trial.method, trial.seed, device=device)
     before = _described(_graph(net))
-    change, prefix = _nothing, None
+    change: Change | None = None
     if trial.arm == "exchange":
         change = partial(_exchange, steps=steps, share=trial.share, scale=trial.scale)
     elif trial.arm == "grow":
         change = partial(_grow, steps=steps, paths=number, scale=trial.scale)
-    elif trial.arm == "nested":
-        generator = torch.Generator().manual_seed(trial.seed)
-        prefix = partial(_random_prefix, generator=generator)
-    fit(net, found, trial.epochs, trial.seed, change, prefix)
+    trained = Nested(net, trial.seed) if trial.arm == "nested" else net
+    on_step = change and partial(changed, change=change)
+    options = {"epochs": trial.epochs, "batch_size": BATCH, "seed": trial.seed, **RECIPE}
+    training.fit(trained, dataset, on_step=on_step, **options)
     result = {"paths": number, "before": before, "after": _described(_graph(net))}
-    accuracy = [_accuracy(net, found, p) for p in PREFIXES] if trial.arm == "nested" else []
-    whole = training.evaluate(net, found.test).accuracy
+    accuracy = [_accuracy(net, dataset, p) for p in PREFIXES] if trial.arm == "nested" else []
+    whole = training.evaluate(net, dataset.test).accuracy
     return result | {"accuracy": whole, "accuracy_of_prefixes": accuracy}
 
 
@@ -132,62 +130,45 @@ def _described(graph: Graph) -> dict[str, Any]:
 # --- training by paths ----------------------------------------------------------------------------
 
 
-def fit(
-    net: PathMLP,
-    found: data.Data,
-    epochs: int,
-    seed: int,
-    change: Change,
-    prefix: Prefix | None = None,
-) -> None:
-    """Train as :func:`mcnn.training.fit` does with the recipe, but change the network on the way.
-
-    A loop of its own, because a change makes new parameters, which the optimiser must adopt.
+class Nested(nn.Module):
+    """A network of which every training step takes a random number of its first paths.
 
     Parameters
     ----------
     net
-        In place.
-    found
-        Images.
-    epochs, seed
-        As of :func:`mcnn.training.fit`.
-    change
-        Called after each step with the network and the number of the step, inside of
-        :func:`mcnn.paths.carry.carried`; returns whether it changed something.
-    prefix
-        Number of paths -> how many of them to train in this step; all of them without.
+        Whose weights are trained; its paths stay.
+    seed
+        Of the numbers of paths, from a quarter to all of them.
     """
-    optimizer = training.OPTIMIZERS[RECIPE["optimizer"]](
-        net.parameters(), RECIPE["lr"], RECIPE["momentum"], 0.0
-    )
-    steps = epochs * math.ceil(len(found.train) / BATCH)
-    rate = training.SCHEDULES[RECIPE["schedule"]](optimizer, RECIPE["lr"], steps)
-    generator = torch.Generator().manual_seed(seed)
-    first = first_paths(net) if prefix else []  # nested networks do not change
-    step = 0
-    for _ in range(epochs):
-        for x, y in found.train.batches(BATCH, generator):
-            few = prefix(net.paths.shape[1]) if prefix else None
-            loss = F.cross_entropy(net(x) if few is None else narrow(net, first, few, x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rate.step()
-            with carried(optimizer, net):
-                change(net, step)
-            step += 1
+
+    def __init__(self, net: PathMLP, seed: int) -> None:
+        super().__init__()
+        self.net, self.first = net, first_paths(net)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a part of the network, [batch, classes]."""
+        paths = self.net.paths.shape[1]
+        low = round(PREFIXES[0] * paths)
+        few = int(torch.randint(low, paths + 1, (), generator=self.generator))
+        return narrow(self.net, self.first, few, x)
+
+
+def changed(step: training.Step, change: Change) -> None:
+    """Change a network after a training step; the optimizer keeps what it knows of its edges."""
+    with migrate_optimizer_state(step.optimizer, step.model):
+        change(step.model, step.number)
 
 
 def first_paths(net: PathMLP) -> list[Tensor]:
     """Return the first path on each edge, int64 [edges] for each layer."""
-    found = []
+    firsts = []
     for layer in net.layers:
         edge = layer.edge_of_path()  # [paths]
         number = torch.arange(len(edge), device=edge.device)
         last = torch.full_like(layer.weight, len(edge), dtype=torch.int64)  # [edges]
-        found.append(last.scatter_reduce(0, edge, number, "amin"))
-    return found
+        firsts.append(last.scatter_reduce(0, edge, number, "amin"))
+    return firsts
 
 
 def narrow(net: PathMLP, first: Sequence[Tensor], paths: int, x: Tensor) -> Tensor:
@@ -212,23 +193,14 @@ def narrow(net: PathMLP, first: Sequence[Tensor], paths: int, x: Tensor) -> Tens
     return torch.func.functional_call(net, kept, (x,))
 
 
-def _accuracy(net: PathMLP, found: data.Data, part: float) -> float:
+def _accuracy(net: PathMLP, dataset: data.Data, part: float) -> float:
     first, few = first_paths(net), round(part * net.paths.shape[1])
 
     class Narrow(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return narrow(net, first, few, x)
 
-    return training.evaluate(Narrow(), found.test).accuracy
-
-
-def _random_prefix(paths: int, generator: torch.Generator) -> int:
-    low = round(PREFIXES[0] * paths)
-    return int(torch.randint(low, paths + 1, (), generator=generator))
-
-
-def _nothing(net: PathMLP, step: int) -> None:
-    pass
+    return training.evaluate(Narrow(), dataset.test).accuracy
 
 
 def _is_time(step: int, steps: int) -> bool:
@@ -257,14 +229,14 @@ def _grow(net: PathMLP, step: int, *, steps: int, paths: int, scale: float) -> N
 # --- training by edges ----------------------------------------------------------------------------
 
 
-def _by_edges(trial: GrowthTrial, found: data.Data, paths: int, steps: int) -> dict[str, Any]:
+def _by_edges(trial: GrowthTrial, dataset: data.Data, paths: int, steps: int) -> dict[str, Any]:
     net = PathMLP(trial.widths, paths, trial.method, trial.seed)
     total = sum(_graph(net).unique)
     if trial.from_paths:
-        model = portable(net).to(found.device)
+        model = to_dense_model(net).to(dataset.device)
         masks = {name: w != 0 for name, w in weights(model).items()}
     else:
-        model = network(trial.widths, trial.seed).to(found.device)
+        model = network(trial.widths, trial.seed).to(dataset.device)
         shapes = {name: w.shape for name, w in weights(model).items()}
         sizes = [shape.numel() for shape in shapes.values()]
         numbers = edges_of(erk_densities(list(shapes.values()), total / sum(sizes)), sizes, total)
@@ -276,7 +248,7 @@ def _by_edges(trial: GrowthTrial, found: data.Data, paths: int, steps: int) -> d
     often = {"steps": steps, "interval": max(1, steps // CHANGES), "until": UNTIL}
     kind = {"set": Set, "rigl": RigL}[trial.arm]
     masked = kind(model, masks, fraction=trial.share, seed=trial.seed, **often)
-    accuracy = fit_masked(model, found, masked, trial.epochs, trial.seed)
+    accuracy = fit_masked(model, dataset, masked, trial.epochs, trial.seed)
     after = _described(Graph.of_masks(list(masked.masks.values())))
     result = {"paths": paths, "before": before, "after": after}
     return result | {"accuracy": accuracy, "accuracy_of_prefixes": []}

@@ -46,8 +46,8 @@ def _run(trial: GuaranteeTrial, device: torch.device) -> dict[str, Any]:
     )
     for number in range(trial.networks):
         widths, paths = _draw(trial, number)
-        found = _counted(trial, widths, paths, number)
-        counts = {name: counts[name] + found[name] for name in counts}
+        more = _counted(trial, widths, paths, number)
+        counts = {name: counts[name] + more[name] for name in counts}
     return {
         "counts": counts,
         "described": [_described(trial, k * trial.widths[0]) for k in trial.per_input],
@@ -86,10 +86,10 @@ def _counted(
     graph = _graph(trial, widths, paths, seed)
     out_of_turn = left_out = 0
     if trial.method != MASK:
-        found = sample_paths(widths, paths, trial.method, seed)
+        sampled = sample_paths(widths, paths, trial.method, seed)
         turns = TURNS[trial.method]
         for layer in range(len(widths)) if turns is None else turns:
-            visits = torch.bincount(found[layer], minlength=widths[layer])
+            visits = torch.bincount(sampled[layer], minlength=widths[layer])
             low = paths // widths[layer]
             out_of_turn += int(((visits < low) | (visits > low + 1)).sum())
             left_out += int((visits == 0).sum()) if paths >= widths[layer] else 0
@@ -152,20 +152,20 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[GuaranteeTrial]:
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return counts, summed over generators, and what is only reported, one value a seed."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     paths = [r for r in records if r.config.method != MASK]
     for seed in sorted({r.config.seed for r in paths}):
         own = [r.metrics["counts"] for r in paths if r.config.seed == seed]
         for name in ("edges on no path", "dangling units", "units out of turn", "units left out"):
-            found.setdefault(name, []).append(sum(counts[name] for counts in own))
+            readings.setdefault(name, []).append(sum(counts[name] for counts in own))
     for record in records:
         name, first = record.config.method, record.metrics["described"][0]
         if name == MASK:
             for key in ("edges on no path", "dangling units"):
-                found.setdefault(f"{MASK}: {key}", []).append(record.metrics["counts"][key])
+                readings.setdefault(f"{MASK}: {key}", []).append(record.metrics["counts"][key])
         left = 1 - first["coverage"][0]
-        found.setdefault(f"{name}: inputs left out, one path an input", []).append(left)
-    return found
+        readings.setdefault(f"{name}: inputs left out, one path an input", []).append(left)
+    return readings
 
 
 EXPERIMENTS = [

@@ -26,7 +26,7 @@ class RateTrial(AccuracyTrial):
 
 
 def _run(trial: RateTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     model, counted = network(trial.widths, trial.seed), []
     if trial.method != "dense":
         paths = trial.per_pixel * trial.widths[0]
@@ -38,8 +38,8 @@ def _run(trial: RateTrial, device: torch.device) -> dict[str, Any]:
             Masked(model.to(device), masks)
     model.to(device)
     recipe = RECIPE | {"lr": trial.lr}
-    training.fit(model, found, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **recipe)
-    return {"accuracy": training.evaluate(model, found.test).accuracy, "edges": counted}
+    training.fit(model, dataset, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **recipe)
+    return {"accuracy": training.evaluate(model, dataset.test).accuracy, "edges": counted}
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[RateTrial]:

@@ -53,12 +53,12 @@ class SignsTrial(Trial):
 
 
 def _run(trial: SignsTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     net = make(trial).to(device)
     one_sided = one_sided_units(net)
-    training.fit(net, found, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **RECIPE)
+    training.fit(net, dataset, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **RECIPE)
     return {
-        "accuracy": training.evaluate(net, found.test).accuracy,
+        "accuracy": training.evaluate(net, dataset.test).accuracy,
         "edges": [layer.weight.numel() for layer in net.layers],
         "one_sided": one_sided,
     }

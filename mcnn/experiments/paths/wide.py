@@ -27,28 +27,28 @@ class WideTrial(Trial):
 
 
 def _run(trial: WideTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     options = {"method": trial.method, "seed": trial.seed, "init": "realised", "device": device}
     net = PathMLP(trial.widths, trial.paths, **options)
     few = {
         "train": replace(
-            found.train,
-            images=found.train.images[: trial.images],
-            labels=found.train.labels[: trial.images],
+            dataset.train,
+            images=dataset.train.images[: trial.images],
+            labels=dataset.train.labels[: trial.images],
         ),
         "test": replace(
-            found.test,
-            images=found.test.images[: trial.tested],
-            labels=found.test.labels[: trial.tested],
+            dataset.test,
+            images=dataset.test.images[: trial.tested],
+            labels=dataset.test.labels[: trial.tested],
         ),
     }
-    found = replace(found, **few)
+    dataset = replace(dataset, **few)
     start = time.perf_counter()
     # Outputs add up very many units, so each may change only a little in a step.
     recipe = {"optimizer": "adam", "lr": trial.lr, "schedule": "cosine"}
-    training.fit(net, found, epochs=1, batch_size=trial.batch, seed=trial.seed, **recipe)
+    training.fit(net, dataset, epochs=1, batch_size=trial.batch, seed=trial.seed, **recipe)
     return {
-        "accuracy": training.evaluate(net, found.test, batch_size=trial.batch).accuracy,
+        "accuracy": training.evaluate(net, dataset.test, batch_size=trial.batch).accuracy,
         "weights": sum(layer.weight.numel() for layer in net.layers),
         "dense_weights": sum(layer.in_features * layer.out_features for layer in net.layers),
         "training_seconds": round(time.perf_counter() - start, 1),

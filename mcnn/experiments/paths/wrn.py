@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from mcnn import data, training
 from mcnn.baselines.evolve import RigL
 from mcnn.baselines.masks import Masked, weights
+from mcnn.experiments.paths.baselines import _random
 from mcnn.experiments.paths.common import edges
-from mcnn.experiments.paths.peers import _random
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.generators import sample_paths
 
@@ -128,13 +128,13 @@ def path_masks(model: WideResNet, paths: int, method: str, seed: int) -> dict[st
     paths, method, seed
         As of :func:`mcnn.paths.sample_paths`.
     """
-    found = weights(model)
-    straight = {name: w for name, w in found.items() if not name.endswith("around")}
+    layers = weights(model)
+    straight = {name: w for name, w in layers.items() if not name.endswith("around")}
     units = [next(iter(straight.values())).shape[1], *(len(w) for w in straight.values())]
     sampled = sample_paths(units, paths, method, seed).long()  # [layers, paths]
     layer = {name: i for i, name in enumerate(straight)}
     masks = {}
-    for name, w in found.items():
+    for name, w in layers.items():
         if name in layer:
             start, end = layer[name], layer[name] + 1
         else:  # from the input of the block to its output
@@ -160,29 +160,29 @@ class WrnTrial(Trial):
 
 
 def _run(trial: WrnTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
-    model = WideResNet(trial.depth, trial.width, found.shape[0], seed=trial.seed).to(device)
+    dataset = data.load(trial.dataset, device=device)
+    model = WideResNet(trial.depth, trial.width, dataset.shape[0], seed=trial.seed).to(device)
     masks = _masks(trial, model)
     masked: Masked | None = None
     if trial.method == "rigl":
-        steps = trial.epochs * math.ceil(len(found.train) / 128)
+        steps = trial.epochs * math.ceil(len(dataset.train) / 128)
         masked = RigL(model, masks, steps=steps, interval=min(100, steps // 4), seed=trial.seed)
     elif masks:
         masked = Masked(model, masks)
     training.fit(
         model,
-        found,
+        dataset,
         epochs=trial.epochs,
         lr=trial.lr,
         weight_decay=5e-4,
         augment="crop-flip" if trial.augment else None,
         scale="standard",
         seed=trial.seed,
-        on_step=masked,
+        on_step=masked.on_step if masked else None,
     )
     size = sum(w.numel() for w in weights(model).values())
     return {
-        "accuracy": training.evaluate(model, found.test, scale="standard").accuracy,
+        "accuracy": training.evaluate(model, dataset.test, scale="standard").accuracy,
         "weights": size,
         "edges": sum(edges(masked.masks)) if masked else size,
     }

@@ -67,16 +67,16 @@ class BinaryNet(nn.Module):
 
 def run(trial: BinariseTrial, device: torch.device) -> dict[str, Any]:
     """Return biases, variances and errors, relative to the exact gradient, and losses."""
-    found = data.load(trial.dataset, device=device)
-    pixels = found.train.images[0].numel()
-    net = BinaryNet(pixels, trial.units, len(found.classes), trial.seed).to(device)
-    curves = {"exact": _learn(net, found.train, trial, "exact")}
+    dataset = data.load(trial.dataset, device=device)
+    pixels = dataset.train.images[0].numel()
+    net = BinaryNet(pixels, trial.units, len(dataset.classes), trial.seed).to(device)
+    curves = {"exact": _learn(net, dataset.train, trial, "exact")}
     for name in ESTIMATORS:
-        other = BinaryNet(pixels, trial.units, len(found.classes), trial.seed).to(device)
-        curves[name] = _learn(other, found.train, trial, name)
+        other = BinaryNet(pixels, trial.units, len(dataset.classes), trial.seed).to(device)
+        curves[name] = _learn(other, dataset.train, trial, name)
     net = net.double()
     generator = torch.Generator().manual_seed(trial.seed)
-    x, y = next(found.test.batches(trial.batch_size, generator))
+    x, y = next(dataset.test.batches(trial.batch_size, generator))
     x = x.flatten(1).double()
     with torch.no_grad():
         a = net.first(x)  # [b, k]
@@ -98,7 +98,9 @@ def run(trial: BinariseTrial, device: torch.device) -> dict[str, Any]:
 
 def _learn(net: BinaryNet, split: data.Split, trial: BinariseTrial, name: str) -> list[float]:
     """Train with two draws a step; return the exact expected loss of 512 images on the way."""
-    descent = torch.optim.SGD(net.parameters(), trial.lr)
+    # A loop of its own: what is learned from is an estimate of a gradient, with draws of each step,
+    # and not the gradient of the mean cross entropy.
+    optimizer = torch.optim.SGD(net.parameters(), trial.lr)
     generator = torch.Generator().manual_seed(trial.seed)
     order = torch.randperm(len(split), generator=generator)
     x_test, y_test = split.inputs(order[-512:]).flatten(1), split.labels[order[-512:]]
@@ -112,9 +114,9 @@ def _learn(net: BinaryNet, split: data.Split, trial: BinariseTrial, name: str) -
         else:
             xi = draws(2, trial.units, "random", substream(trial.seed, step), size)
             value = _value(name, a, xi.to(a.device), loss)
-        descent.zero_grad()
+        optimizer.zero_grad()
         value.mean().backward()
-        descent.step()
+        optimizer.step()
         if (step + 1) % (trial.steps // 6) == 0:
             with torch.no_grad():
                 curve.append(float(expected_loss(net.first(x_test), net.losses(y_test)).mean()))
@@ -158,8 +160,8 @@ def _estimate(
     def value(many: Tensor) -> Tensor:
         return _value(name, many, xi, lambda h: _each(loss, h, b))
 
-    found = _by_weights(value, a, x, repeats=repeats)
-    return ((found - exact) / exact.norm()).flatten(1)
+    estimates = _by_weights(value, a, x, repeats=repeats)
+    return ((estimates - exact) / exact.norm()).flatten(1)
 
 
 def _each(loss: Callable[[Tensor], Tensor], h: Tensor, b: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcnn import data
+from mcnn import data, training
 from mcnn.ledger.experiment import Trial
 from mcnn.ledger.records import Record
 from mcnn.randomness.order import epoch_order
@@ -34,27 +34,24 @@ class TaskTrial(Trial):
 
 def fit(
     model: nn.Module,
-    split: data.Split,
+    dataset: data.Data,
     trial: TaskTrial,
     order: Callable[[int], Tensor] | None = None,
-    on_epoch: Callable[[], object] | None = None,
+    on_epoch: Callable[[nn.Module, dict[str, Any]], object] | None = None,
 ) -> None:
-    """Train in place; ``order`` gives the images of each epoch, by default shuffled."""
-    order = order or (lambda epoch: epoch_order(len(split), "shuffled", trial.seed, epoch))
-    descent = torch.optim.SGD(model.parameters(), trial.lr)
-    steps = trial.epochs * -(-len(split) // trial.batch_size)
-    end = 0.0 if trial.decay else 1.0
-    rate = torch.optim.lr_scheduler.LinearLR(descent, 1.0, end, steps)
-    model.train()
-    for epoch in range(trial.epochs):
-        for index in order(epoch).to(split.device).split(trial.batch_size):
-            loss = F.cross_entropy(model(split.inputs(index)), split.labels[index])
-            descent.zero_grad()
-            loss.backward()
-            descent.step()
-            rate.step()
-        if on_epoch:
-            on_epoch()
+    """Train in place; ``order`` gives the images of each epoch from zero, by default shuffled."""
+    order = order or (lambda epoch: epoch_order(len(dataset.train), "shuffled", trial.seed, epoch))
+    training.fit(
+        model,
+        dataset,
+        epochs=trial.epochs,
+        batch_size=trial.batch_size,
+        lr=trial.lr,
+        momentum=0.0,
+        schedule="linear" if trial.decay else "constant",
+        order=lambda epoch: order(epoch - 1),
+        on_epoch=on_epoch,
+    )
 
 
 @torch.no_grad()

@@ -29,14 +29,14 @@ class DropoutTrial(TaskTrial):
 
 def run(trial: DropoutTrial, device: torch.device) -> dict[str, Any]:
     """Return accuracy and loss of every source, and without masks."""
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     metrics = {}
     for source in ("none", *SOURCES):
         model = nets.build("mlp", trial.seed, widths=trial.widths)
         if source != "none":
             model = masked(model, trial, source)
-        fit(model.to(device), found.train, trial)
-        metrics[source] = evaluate(model, found.test)
+        fit(model.to(device), dataset, trial)
+        metrics[source] = evaluate(model, dataset.test)
     return metrics
 
 
@@ -68,8 +68,8 @@ def measure(records: Sequence[Record]) -> dict[str, list[float]]:
     for kind in KINDS:
         chosen = [r for r in records if r.config.kind == kind]
         for metric in ("accuracy", "loss"):
-            found = differences(chosen, (*SOURCES, "none"), "random", metric)
-            readings |= {f"{kind}: {name}": values for name, values in found.items()}
+            by_source = differences(chosen, (*SOURCES, "none"), "random", metric)
+            readings |= {f"{kind}: {name}": values for name, values in by_source.items()}
     return readings
 
 

@@ -28,8 +28,8 @@ class FeedbackTrial(TaskTrial):
 
 def run(trial: FeedbackTrial, device: torch.device) -> dict[str, Any]:
     """Return accuracy and the angles of the hidden layers, every epoch."""
-    found = data.load(trial.dataset, device=device)
-    x, y = found.test.inputs(slice(_IMAGES)), found.test.labels[:_IMAGES]
+    dataset = data.load(trial.dataset, device=device)
+    x, y = dataset.test.inputs(slice(_IMAGES)), dataset.test.labels[:_IMAGES]
 
     def angle(model: FeedbackMLP) -> dict[str, list[float]]:
         return {of: alignment_angles(model, x, y, of) for of in OF}
@@ -44,27 +44,27 @@ def run(trial: FeedbackTrial, device: torch.device) -> dict[str, Any]:
         curve, angles = [], [angle(model)]
         fit(
             model,
-            found.train,
+            dataset,
             trial,
-            on_epoch=lambda m=model, c=curve, a=angles: (
-                c.append(evaluate(m, found.test)["accuracy"]),
+            on_epoch=lambda m, _, c=curve, a=angles: (
+                c.append(evaluate(m, dataset.test)["accuracy"]),
                 a.append(angle(m)),
             ),
         )
-        metrics[arm] = {"curve": curve, "angles": angles, **evaluate(model, found.test)}
-    metrics["hidden layers frozen"] = _frozen(trial, found)
+        metrics[arm] = {"curve": curve, "angles": angles, **evaluate(model, dataset.test)}
+    metrics["hidden layers frozen"] = _frozen(trial, dataset)
     return metrics
 
 
-def _frozen(trial: FeedbackTrial, found: data.Data) -> dict[str, float]:
+def _frozen(trial: FeedbackTrial, dataset: data.Data) -> dict[str, float]:
     """Return accuracy and loss if only the output layer learns: what any feedback has to beat."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(trial.seed)
-        model = FeedbackMLP(trial.widths, "random", trial.seed).to(found.device)
+        model = FeedbackMLP(trial.widths, "random", trial.seed).to(dataset.device)
     for layer in model.layers[:-1]:
         layer.requires_grad_(False)
-    fit(model, found.train, trial)
-    return evaluate(model, found.test)
+    fit(model, dataset, trial)
+    return evaluate(model, dataset.test)
 
 
 def trials(profile: str, seeds: Sequence[int]) -> list[FeedbackTrial]:

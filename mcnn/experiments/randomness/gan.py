@@ -41,8 +41,8 @@ def run(trial: GanTrial, device: torch.device) -> dict[str, Any]:
         )
         xi = numbers(_JUDGED, 2, "random", substream(trial.seed, 2))
         with torch.no_grad():
-            found = networks[source](latent(xi, device))
-        metrics["distance"][source] = energy_distance(found, data)
+            samples = networks[source](latent(xi, device))
+        metrics["distance"][source] = energy_distance(samples, data)
     metrics["distance"]["the data themselves"] = energy_distance(
         ring(_JUDGED, substream(trial.seed, 3)).to(device), data
     )

@@ -23,20 +23,20 @@ class InitTrial(TaskTrial):
 
 def run(trial: InitTrial, device: torch.device) -> dict[str, Any]:
     """Return accuracy and loss after every epoch, and at the end, of every source."""
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     metrics = {}
     for source in SOURCES:
         model = nets.build("mlp", trial.seed, widths=trial.widths)
         initialise_(model, source, trial.seed).to(device)
         curve = []
-        fit(model, found.train, trial, on_epoch=partial(_note, curve, model, found.test))
+        fit(
+            model,
+            dataset,
+            trial,
+            on_epoch=lambda m, _, c=curve: c.append(evaluate(m, dataset.test)),
+        )
         metrics[source] = {**curve[-1], "curve": [row["accuracy"] for row in curve]}
     return metrics
-
-
-def _note(curve: list[dict[str, float]], model: torch.nn.Module, split: data.Split) -> None:
-    curve.append(evaluate(model, split))
-    model.train()
 
 
 def measure(records: Sequence[Record]) -> dict[str, list[float]]:

@@ -29,24 +29,22 @@ class OrderTrial(TaskTrial):
 
 def run(trial: OrderTrial, device: torch.device) -> dict[str, Any]:
     """Return accuracy and loss at the end, and the variance of means of 1, 4, 16 gradients."""
-    found = data.load(trial.dataset, device=device)
-    sorted_ = by_class(found.train)
+    dataset = data.load(trial.dataset, device=device)
+    sorted_ = by_class(dataset.train)
     n = len(sorted_)
     metrics = {}
     for method in ORDERS:
         model = nets.build("mlp", trial.seed, widths=trial.widths).to(device)
-        fit(
-            model, found.train, trial, lambda e, m=method: sorted_[epoch_order(n, m, trial.seed, e)]
-        )
-        metrics[method] = evaluate(model, found.test)
+        fit(model, dataset, trial, lambda e, m=method: sorted_[epoch_order(n, m, trial.seed, e)])
+        metrics[method] = evaluate(model, dataset.test)
     # One model for all: trained for an epoch in the usual way.
     model = nets.build("mlp", trial.seed, widths=trial.widths).to(device)
     once = OrderTrial(**{**trial.config(), "epochs": 1})
-    fit(model, found.train, once)
-    exact = _gradient(model, found.train, torch.arange(n))
+    fit(model, dataset, once)
+    exact = _gradient(model, dataset.train, torch.arange(n))
     for method in ORDERS:
         parts = sorted_[epoch_order(n, method, trial.seed, 1)].split(trial.batch_size)
-        errors = [_gradient(model, found.train, i) - exact for i in parts[: trial.batches]]
+        errors = [_gradient(model, dataset.train, i) - exact for i in parts[: trial.batches]]
         metrics[method]["variance"] = variances(torch.stack(errors))
     return metrics
 

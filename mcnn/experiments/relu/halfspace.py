@@ -69,13 +69,13 @@ def _closed_form(x: Tensor, normal: Tensor, offset: Tensor) -> tuple[Tensor, Ten
 
 def _outside(stack: nn.Sequential, x: Tensor, cycles: int) -> list[float]:
     """Return how far the points reach out of the polytope, root mean square, after each cycle."""
-    found = []
+    reaches = []
     for _ in range(cycles + 1):
         reach = [x @ (w.normal / w.normal.norm()) - w.offset for w in stack]
         reach = torch.stack(reach).detach().amax(0).clamp(min=0)  # [points]
-        found.append(float(reach.double().square().mean().sqrt()))
+        reaches.append(float(reach.double().square().mean().sqrt()))
         x = stack(x).detach()
-    return found
+    return reaches
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[HalfspaceTrial]:

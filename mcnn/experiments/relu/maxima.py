@@ -56,17 +56,17 @@ def _bits(
     x is negative and so never the maximum, but its rounding errors are.
     """
     precision = round(1 - torch.tensor(torch.finfo(dtype).eps).log2().item())
-    found: dict[str, list[float]] = {"gap": list(range(-4, precision + 5))}
+    bits: dict[str, list[float]] = {"gap": list(range(-4, precision + 5))}
     for form in relu.FORMS:
-        found[form] = []
-        for gap in found["gap"]:
+        bits[form] = []
+        for gap in bits["gap"]:
             y, x = 1 + torch.rand((2, count), generator=generator, dtype=torch.float64)
             x = (-(2.0 ** (gap - precision // 2)) * x).to(dtype).to(device)
             y = (2.0 ** -(precision // 2) * y).to(dtype).to(device)
             error = relu.maximum(x, y, form).double().sub(y.double()).abs() / y.double()
             worst = max(float(error.max()), 2.0**-precision)
-            found[form].append(max(0.0, -torch.tensor(worst).log2().item()))
-    return found
+            bits[form].append(max(0.0, -torch.tensor(worst).log2().item()))
+    return bits
 
 
 def _run_all(trial: MaxTrial, device: torch.device) -> dict[str, Any]:

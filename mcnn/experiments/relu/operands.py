@@ -34,9 +34,9 @@ def special_numbers(dtype: torch.dtype) -> Tensor:
     """Return zeros, infinities, and numbers at the ends of the range and of the precision."""
     info = torch.finfo(dtype)
     tiny = info.smallest_normal * info.eps  # the smallest positive number
-    found = [0.0, tiny, 3 * tiny, info.smallest_normal, 1.0, 1 + info.eps, 3.0, 1e4]
-    found += [info.max, info.max * (1 - info.eps), info.max / 2, torch.inf]
-    return torch.tensor([*found, *(-x for x in found)], dtype=dtype)
+    numbers = [0.0, tiny, 3 * tiny, info.smallest_normal, 1.0, 1 + info.eps, 3.0, 1e4]
+    numbers += [info.max, info.max * (1 - info.eps), info.max / 2, torch.inf]
+    return torch.tensor([*numbers, *(-x for x in numbers)], dtype=dtype)
 
 
 def hard_pairs(n: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def _windows(count: int, generator: torch.Generator) -> Iterator[dict[str, Any]]
 def _run_windows(trial: PoolTrial, device: torch.device) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(trial.seed)
     names = ("wrong", "ulps", "ulps_a_level", "gradients", "tied_gradients")
-    found = {form: dict.fromkeys(names, 0) for form in relu.FORMS}
+    totals = {form: dict.fromkeys(names, 0) for form in relu.FORMS}
     outputs = pixels = tied_pixels = 0
     for window in _windows(trial.windows, generator):
         levels = sum(math.ceil(math.log2(k)) for k in window["kernel_size"])
@@ -68,7 +68,7 @@ def _run_windows(trial: PoolTrial, device: torch.device) -> dict[str, Any]:
         outputs += truth.numel()
         pixels += int((gradient != 0).sum())
         tied_pixels += int((tied_gradient != 0).sum())
-        for form, counts in found.items():
+        for form, counts in totals.items():
             pool = partial(relu.max_pool2d, form=form)
             got = pool(x, **window)
             ulps = float(relu.ulps(got, truth, largest).max())
@@ -77,7 +77,7 @@ def _run_windows(trial: PoolTrial, device: torch.device) -> dict[str, Any]:
             counts["ulps_a_level"] = max(counts["ulps_a_level"], ulps / max(levels, 1))
             counts["gradients"] += _lost(gradient, _gradient(x, pool, window))
             counts["tied_gradients"] += _lost(tied_gradient, _gradient(stepped, pool, window))
-    return {"outputs": outputs, "pixels": pixels, "tied_pixels": tied_pixels, "forms": found}
+    return {"outputs": outputs, "pixels": pixels, "tied_pixels": tied_pixels, "forms": totals}
 
 
 def _gradient(x: Tensor, pool: Callable[..., Tensor], window: dict[str, Any]) -> Tensor:
@@ -99,10 +99,10 @@ def _run_network(trial: PoolTrial, device: torch.device) -> dict[str, Any]:
         x = torch.randn((trial.images, 3, 224, 224), generator=generator).to(device)
         batches, labels = x.split(4), None
     else:
-        found = data.load(trial.dataset, device=device)
-        model = nets.build(trial.net, seed=trial.seed, shape=found.shape).to(device)
-        training.fit(model, found, epochs=trial.epochs, seed=trial.seed)
-        batches, labels = found.test.inputs().split(1000), found.test.labels
+        dataset = data.load(trial.dataset, device=device)
+        model = nets.build(trial.net, seed=trial.seed, shape=dataset.shape).to(device)
+        training.fit(model, dataset, epochs=trial.epochs, seed=trial.seed)
+        batches, labels = dataset.test.inputs().split(1000), dataset.test.labels
     logits = _logits(model, batches)
     metrics: dict[str, Any] = {"images": len(logits), "forms": {}}
     if labels is not None:
@@ -135,8 +135,8 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     windows = [r.metrics for r in records if r.config.net is None]
     networks = [r.metrics for r in records if r.config.net is not None]
 
-    def pick(found: list[dict[str, Any]], form: str, name: str) -> list[float]:
-        return [m["forms"][form][name] for m in found]
+    def pick(many: list[dict[str, Any]], form: str, name: str) -> list[float]:
+        return [m["forms"][form][name] for m in many]
 
     ties = [m["forms"]["symmetric"]["tied_gradients"] / m["tied_pixels"] for m in windows]
     return {

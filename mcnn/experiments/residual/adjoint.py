@@ -38,16 +38,16 @@ def _run_adjoint(trial: AdjointTrial, device: torch.device) -> dict[str, Any]:
     net = ResidualODE(trial.width, trial.hidden, horizon=4.0, **options).to(device)
     generator = torch.Generator().manual_seed(trial.seed)
     a = torch.randn(trial.batch, trial.width, generator=generator).to(device)
-    found: dict[str, list[float]] = {"bytes, steps": [], "bytes, adjoint": [], "difference": []}
+    metrics: dict[str, list[float]] = {"bytes, steps": [], "bytes, adjoint": [], "difference": []}
     for net.steps in trial.steps:
         net.adjoint = False
         exact, kept = gradient(net, a)
-        found["bytes, steps"].append(kept)
+        metrics["bytes, steps"].append(kept)
         net.adjoint = True
         other, kept = gradient(net, a)
-        found["bytes, adjoint"].append(kept)
-        found["difference"].append(((other - exact).norm() / exact.norm()).item())
-    return found
+        metrics["bytes, adjoint"].append(kept)
+        metrics["difference"].append(((other - exact).norm() / exact.norm()).item())
+    return metrics
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[AdjointTrial]:
@@ -60,12 +60,12 @@ SOLVERS = ("euler", "rk4")
 
 def slopes(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return the power of the number of steps with which memory grows."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         for kind in ("steps", "adjoint"):
-            values = found.setdefault(f"{record.config.solver}, gradient of the {kind}", [])
+            values = readings.setdefault(f"{record.config.solver}, gradient of the {kind}", [])
             values.append(slope(record.config.steps, record.metrics[f"bytes, {kind}"]))
-    return found
+    return readings
 
 
 EXPERIMENTS = [

@@ -70,10 +70,12 @@ def fit(model: nn.Sequential, x: Tensor, y: Tensor, trial: ExchangeTrial) -> lis
     trial
         Says how.
     """
+    # A loop of its own: the spirals are points and no images, and numbers of steps are drawn
+    # between two batches, from the generator of the order.
     generator = torch.Generator().manual_seed(trial.seed)
     optimizer = torch.optim.Adam(model.parameters(), trial.lr, foreach=True)
     total = trial.epochs * math.ceil(len(x) / trial.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     losses = []
     for _ in tqdm(range(trial.epochs), desc=trial.training, leave=False, disable=None):
         order = torch.randperm(len(x), generator=generator).to(x.device)
@@ -86,7 +88,7 @@ def fit(model: nn.Sequential, x: Tensor, y: Tensor, trial: ExchangeTrial) -> lis
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
+            scheduler.step()
             sum_of_losses += loss.detach() * len(index)
         losses.append(sum_of_losses.item() / len(x))
     model[1].steps = STEPS
@@ -96,21 +98,21 @@ def fit(model: nn.Sequential, x: Tensor, y: Tensor, trial: ExchangeTrial) -> lis
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Return the fraction of inputs [n, ...] that are classified as y [n]."""
-    found = [model(part).argmax(1) for part in x.split(1000)]
-    return (torch.cat(found) == y).double().mean().item()
+    classes = [model(part).argmax(1) for part in x.split(1000)]
+    return (torch.cat(classes) == y).double().mean().item()
 
 
 def exchange(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, list[float]]:
     """Return the accuracy with every solver of :data:`TESTED`, for each of its step counts."""
     block: ResidualODE = model[1]
     kept = block.solver, block.steps
-    found = {}
+    accuracies = {}
     for block.solver, counts in TESTED.items():
-        found[block.solver] = []
+        accuracies[block.solver] = []
         for block.steps in counts:
-            found[block.solver].append(accuracy(model, x, y))
+            accuracies[block.solver].append(accuracy(model, x, y))
     block.solver, block.steps = kept
-    return found
+    return accuracies
 
 
 @torch.no_grad()
@@ -119,11 +121,11 @@ def gap(model: nn.Sequential, x: Tensor) -> float:
     block: ResidualODE = model[1]
     a = model[0](x[:1000])  # [1000, width]
     kept = block.solver, block.steps
-    found = block(a)
+    solved = block(a)
     block.solver, block.steps = "rk4", 32 * STEPS
     exact = block(a)
     block.solver, block.steps = kept
-    return ((found - exact).norm() / exact.norm()).item()
+    return ((solved - exact).norm() / exact.norm()).item()
 
 
 def train_and_exchange(
@@ -157,7 +159,7 @@ def measure(records: Sequence[Record]) -> dict[str, list[float]]:
 
     It is the worst of all solvers with at least as many steps as there are layers.
     """
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         worst = min(
             value
@@ -165,6 +167,6 @@ def measure(records: Sequence[Record]) -> dict[str, list[float]]:
             for steps, value in zip(counts, record.metrics["exchanged"][solver], strict=True)
             if steps >= STEPS
         )
-        values = found.setdefault(f"{name_of(record.config)}: worst", [])
+        values = readings.setdefault(f"{name_of(record.config)}: worst", [])
         values.append(worst - record.metrics["accuracy"])
-    return found
+    return readings

@@ -22,8 +22,8 @@ class MnistTrial(ExchangeTrial):
 
 def flat(dataset: str, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Return the training and the test part, each as images [n, pixels] and classes [n]."""
-    found = data.load(dataset, device=device)
-    return [(part.inputs().flatten(1), part.labels) for part in (found.train, found.test)]
+    loaded = data.load(dataset, device=device)
+    return [(part.inputs().flatten(1), part.labels) for part in (loaded.train, loaded.test)]
 
 
 def _run_mnist(trial: MnistTrial, device: torch.device) -> dict[str, Any]:

@@ -107,12 +107,12 @@ def _order_trials(profile: str, seeds: Sequence[int]) -> list[OrderTrial]:
 
 def measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return the order of every solver on every right-hand side."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         for solver, errors in record.metrics["errors"].items():
             name = f"{case(record.config)}: {solver}"
-            found.setdefault(name, []).append(-slope(record.config.steps, errors))
-    return found
+            readings.setdefault(name, []).append(-slope(record.config.steps, errors))
+    return readings
 
 
 EXPERIMENTS = [

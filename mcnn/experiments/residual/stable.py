@@ -94,13 +94,13 @@ def descent(block: ResidualODE, state: Tensor) -> dict[str, float]:
     """
     block, bound = copy.deepcopy(block), block.euler_bound()
     per_layer = math.ceil(block.horizon / bound / STEPS)
-    found = {"bound": bound, "trained_step": block.horizon / STEPS}
+    metrics = {"bound": bound, "trained_step": block.horizon / STEPS}
     for name, steps in (("trained", STEPS), ("within", per_layer * STEPS)):
         block.steps = steps
         norms = block.trajectory(state).norm(dim=-1)  # [steps + 1, probes]
         grows = norms[1:] > norms[:-1] * (1 + 1e-12)  # more than rounding
-        found |= {f"{name}_steps": steps, f"{name}_grows": grows.double().mean().item()}
-    return found
+        metrics |= {f"{name}_steps": steps, f"{name}_grows": grows.double().mean().item()}
+    return metrics
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[StableTrial]:
@@ -117,17 +117,19 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[StableTrial]:
 
 def measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return what theory says is zero for each structure: one value for each training."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         trial, metrics = record.config, record.metrics
         if trial.structure == "parabolic":
             grows = metrics["descent"]["within_grows"]
-            found.setdefault("parabolic, Euler within its bound: steps that grow", []).append(grows)
+            readings.setdefault("parabolic, Euler within its bound: steps that grow", []).append(
+                grows
+            )
         if trial.structure in _SOLVER:
             for what, name in (("volume", "log of volume"), ("way_back", "way back")):
-                values = found.setdefault(f"{trial.structure}, Verlet: {name}", [])
+                values = readings.setdefault(f"{trial.structure}, Verlet: {name}", [])
                 values.append(metrics["flow"]["verlet"][what])
-    return found
+    return readings
 
 
 EXPERIMENTS = [

@@ -1,1 +1,1 @@
-"""What computes the operators of sparse layers: loops in C, kernels in Triton."""
+"""Who computes the operators of sparse layers: loops in C, kernels in Triton, PyTorch itself."""

@@ -1,4 +1,4 @@
-r"""Layers of paths on the CPU: loops in C that gather, multiply and sum in registers.
+r"""Sparse layers on the CPU: loops in C that gather, multiply and sum in registers.
 
 The sums are those of :mod:`mcnn.sparse.autograd`, and their order is that of PyTorch's
 ``embedding_bag``, so the first two come out the same to the last bit.
@@ -10,9 +10,9 @@ when it is there.
 Sixteen of the inner products :math:`\partial/\partial w_e` are summed at a time: as many vectors
 are transposed while they are added, instead of adding up the numbers within each.
 
-Where the layer falls into complete blocks (:mod:`mcnn.sparse.blocks`), the same loops visit its
-units block by block: the few rows that a block reads then stay in the cache nearest to the
-processor, and no index of edges is read at all.
+Where the layer falls into complete blocks (:func:`mcnn.sparse.structure.find_blocks`), the same
+loops visit its units block by block: the few rows that a block reads then stay in the cache nearest
+to the processor, and no index of edges is read at all.
 
 The loops are compiled when the first product of some size comes, see :mod:`mcnn.native`.
 """
@@ -60,8 +60,8 @@ def available() -> bool:
     return _library() is not None
 
 
-def serves(edges: int, x: Tensor, other: Tensor) -> bool:
-    """Return whether the loops serve for a batch ``x`` [units, batch] and what it meets."""
+def supports(edges: int, x: Tensor, other: Tensor) -> bool:
+    """Return whether the loops take a batch ``x`` [units, batch] and what it meets."""
     return (
         x.device.type == "cpu"
         and x.dtype == other.dtype == torch.float32
@@ -184,7 +184,7 @@ def sum_blocks(
     x, weight, bias, relu
         As there; the weights are sorted by output and within it by input.
     inputs, outputs
-        int64 [inputs] and [outputs], block after block, see :class:`mcnn.sparse.blocks.Blocks`.
+        int64 [inputs] and [outputs], block after block, see :class:`mcnn.sparse.structure.Blocks`.
 
     Returns
     -------

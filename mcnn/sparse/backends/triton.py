@@ -1,4 +1,4 @@
-r"""Layers of paths on a GPU: Triton kernels that gather, multiply and sum in registers.
+r"""Sparse layers on a GPU: Triton kernels that gather, multiply and sum in registers.
 
 The sums are those of :mod:`mcnn.sparse.autograd`.
 There, each is a chain of PyTorch's operators; here each is one kernel that reads an activation once
@@ -10,11 +10,9 @@ memory:
   The gradient with respect to the inputs is the same kernel over the edges sorted by input: a sum
   of its own for every input, so that no two programs add to the same number;
 - :func:`dot_rows`, :math:`\langle x_{j_e},\delta_{i_e}\rangle`: a program owns a few edges and
-  walks along the batch;
-- :func:`block_rows`: where the layer falls into complete blocks (:mod:`mcnn.sparse.blocks`), a
-  program multiplies a block of weights by the rows of its inputs, gathered on the fly.
+  walks along the batch.
 
-For CUDA tensors the operators of :mod:`mcnn.sparse.ops` take the first two.
+For CUDA tensors the operators of :mod:`mcnn.sparse.ops` take both.
 With ``TRITON_INTERPRET=1`` set before Python starts they also run, slowly, on the CPU: so they are
 tested.
 
@@ -25,8 +23,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from mcnn.sparse.blocks import Blocks
 
 _TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -134,57 +130,6 @@ def dot_rows(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor
     return dots
 
 
-def block_rows(x: Tensor, weight: Tensor, blocks: Blocks) -> Tensor:
-    """As :func:`mcnn.sparse.blocks.block_product`, gathering and multiplying in one kernel.
-
-    Parameters
-    ----------
-    x
-        [inputs, batch], float32, bfloat16 or float16.
-    weight
-        [edges], sorted by output and within it by input, the type of ``x``.
-    blocks
-        From :func:`mcnn.sparse.blocks.find_blocks`.
-
-    Returns
-    -------
-    Tensor
-        [outputs, batch], the type of ``x``; summed in float32.
-
-    Raises
-    ------
-    TypeError
-        For another type: units that multiply matrices have no float64 everywhere.
-    """
-    _check_types(x, weight)
-    if x.dtype == torch.float64:
-        raise TypeError("block_rows takes no float64: use mcnn.sparse.blocks.block_product")
-    x, weight = x.contiguous(), weight.contiguous()
-    outputs, batch = len(blocks.outputs), x.shape[1]
-    k_in, k_out = len(weight) // outputs, len(weight) // len(blocks.inputs)
-    y = x.new_empty(outputs, batch)
-    if batch == 0:
-        return y
-    rows, columns, depth = (
-        min(64, max(16, triton.next_power_of_2(n))) for n in (k_out, batch, k_in)
-    )
-    grid = (outputs // k_out, triton.cdiv(k_out, rows), triton.cdiv(batch, columns))
-    _block_rows[grid](
-        x,
-        weight,
-        blocks.inputs,
-        blocks.outputs,
-        y,
-        batch,
-        k_in,
-        k_out,
-        rows=rows,
-        columns=columns,
-        depth=min(depth, 32),
-    )
-    return y
-
-
 def _check_types(x: Tensor, other: Tensor) -> None:
     if x.dtype not in _TYPES or other.dtype != x.dtype:
         raise TypeError(f"both must be of one floating point type, got {x.dtype} and {other.dtype}")
@@ -248,34 +193,3 @@ def _dot_rows(
         b = tl.load(grad + i * batch + columns, mask=inside, other=0.0).to(sums.dtype)
         sums += tl.sum(a * b, 1)
     tl.store(dots + e, sums.to(dots.dtype.element_ty), mask=real)
-
-
-@triton.jit
-def _block_rows(
-    x,  # [inputs, batch]
-    weight,  # [outputs, k_in]
-    inputs,  # [blocks * k_in]
-    outputs,  # [blocks * k_out]
-    y,  # [outputs, batch]
-    batch,
-    k_in,
-    k_out,
-    rows: tl.constexpr,
-    columns: tl.constexpr,
-    depth: tl.constexpr,
-):
-    block = tl.program_id(0).to(tl.int64)
-    m = tl.program_id(1) * rows + tl.arange(0, rows)  # [rows], outputs of the block
-    n = tl.program_id(2) * columns + tl.arange(0, columns)  # [columns], examples
-    i = tl.load(outputs + block * k_out + m, mask=m < k_out, other=0)  # [rows]
-    sums = tl.zeros([rows, columns], tl.float32)
-    for first in range(0, k_in, depth):
-        k = first + tl.arange(0, depth)  # [depth], inputs of the block
-        j = tl.load(inputs + block * k_in + k, mask=k < k_in, other=0)  # [depth]
-        some = (m < k_out)[:, None] & (k < k_in)[None, :]
-        w = tl.load(weight + i[:, None] * k_in + k[None, :], mask=some, other=0.0)
-        some = (k < k_in)[:, None] & (n < batch)[None, :]
-        a = tl.load(x + j[:, None] * batch + n[None, :], mask=some, other=0.0)
-        sums = tl.dot(w, a, sums, input_precision="ieee")
-    some = (m < k_out)[:, None] & (n < batch)[None, :]
-    tl.store(y + i[:, None] * batch + n[None, :], sums.to(y.dtype.element_ty), mask=some)

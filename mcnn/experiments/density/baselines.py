@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from mcnn import density
 from mcnn.baselines import rounding
 from mcnn.data import Split
 from mcnn.density import importance
+from mcnn.modelwise import LayerReport, entropy_bits, packed_bits
 
 Accuracy = Callable[[nn.Sequential], float]
 
@@ -48,7 +48,7 @@ def compare(
     Returns for each way a list of settings, with the bits a weight (fixed length and entropy, the
     scale of each row included), the fraction of weights that are not zero, and accuracies.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    settings: dict[str, list[dict[str, Any]]] = {}
     shapes = [model.get_submodule(name).weight.flatten(1).shape for name in layers]
     for method in ("jittered", "systematic"):
         for about, own in (("", None), (", optimal density", scales)):
@@ -56,7 +56,7 @@ def compare(
                 _sampled(model, layers, accuracy, method, fraction, own, samplings)
                 for fraction in samples
             ]
-            found[f"sampled, {method}{about}"] = rows
+            settings[f"sampled, {method}{about}"] = rows
     rules: dict[str, Callable[[Tensor, int, int], tuple[Tensor, Tensor]]] = {
         "nearest": lambda w, seed, bits: rounding.nearest(w, bits),
         "nearest, least squares": lambda w, seed, bits: rounding.nearest(w, bits, clip="mse"),
@@ -64,13 +64,13 @@ def compare(
     }
     for name, rule in rules.items():
         repeats = samplings if name == "stochastic" else 1
-        found[name] = [_rounded(model, layers, accuracy, rule, bits, repeats) for bits in BITS]
+        settings[name] = [_rounded(model, layers, accuracy, rule, bits, repeats) for bits in BITS]
     ternary = _rounded(model, layers, accuracy, lambda w, *_: rounding.ternary(w), 2, 1)
-    found["ternary threshold"] = [ternary]
+    settings["ternary threshold"] = [ternary]
     for each in ("row", "tensor"):
         rows = [_pruned(model, layers, accuracy, kept, each, shapes) for kept in KEPT]
-        found[f"largest, each {each}"] = rows
-    return found
+        settings[f"largest, each {each}"] = rows
+    return settings
 
 
 def _sampled(
@@ -87,12 +87,12 @@ def _sampled(
     for seed in range(samplings):
         options = {"fraction": fraction, "method": method, "seed": seed}
         if own is None:
-            changed, summary = density.quantize(model, layers=layers, **options)
+            changed, report = density.quantize(model, layers=layers, **options)
         else:
-            changed, summary = importance.quantize(model, own, **options)
-        histograms = [(layer.histogram, layer.rows, layer.inputs) for layer in summary.layers]
+            changed, report = importance.quantize(model, own, **options)
         # One more scale for each input, where inputs have one.
-        rows.append(_cost(histograms, inputs_too=own is not None) | {"hit": accuracy(changed)})
+        cost = _cost(report.layers, inputs_too=own is not None)
+        rows.append(cost | {"hit": accuracy(changed)})
     return _merged(rows, fraction)
 
 
@@ -106,9 +106,8 @@ def _rounded(
 ) -> dict[str, Any]:
     rows = []
     for seed in range(repeats):
-        changed, codes = rounding.quantize(model, lambda w, s: rule(w, s, bits), layers, seed)
-        histograms = [(dict(Counter(c.flatten().tolist())), *c.shape) for c in codes.values()]
-        rows.append(_cost(histograms) | {"hit": accuracy(changed)})
+        changed, report = rounding.quantize(model, lambda w, s: rule(w, s, bits), layers, seed)
+        rows.append(_cost(report.layers) | {"hit": accuracy(changed)})
     return _merged(rows, bits)
 
 
@@ -128,20 +127,18 @@ def _pruned(
     alive = sum(int(changed.get_submodule(name).weight.count_nonzero()) for name in layers)
     weights = sum(math.prod(shape) for shape in shapes)
     share = alive / weights
-    mask = rounding.entropy_bits({0: weights - alive, 1: alive})
+    mask = entropy_bits({0: weights - alive, 1: alive})
     cost = {"bits": 32 * share + 1, "entropy": 32 * share + mask, "kept": share}
     return _merged([cost | {"hit": accuracy(changed)}], kept)
 
 
-def _cost(
-    histograms: Sequence[tuple[Mapping[int, int], int, int]], inputs_too: bool = False
-) -> dict[str, float]:
-    """Return bits a weight over layers of (histogram of codes, rows, inputs)."""
-    weights = sum(rows * inputs for _, rows, inputs in histograms)
-    scales = sum(32 * (rows + inputs * inputs_too) for _, rows, inputs in histograms)
-    packed = sum(rounding.packed_bits(h) * rows * inputs for h, rows, inputs in histograms)
-    entropy = sum(rounding.entropy_bits(h) * rows * inputs for h, rows, inputs in histograms)
-    zeros = sum(h.get(0, 0) for h, _, _ in histograms)
+def _cost(layers: Sequence[LayerReport], inputs_too: bool = False) -> dict[str, float]:
+    """Return bits a weight, the scale of each row included, and of each input if there are such."""
+    weights = sum(x.weights for x in layers)
+    scales = sum(32 * (x.rows + x.inputs * inputs_too) for x in layers)
+    packed = sum(packed_bits(x.histogram) * x.weights for x in layers)
+    entropy = sum(x.bits_per_weight * x.rows * x.inputs for x in layers)
+    zeros = sum(x.weights - x.distinct for x in layers)
     return {
         "bits": (packed + scales) / weights,
         "entropy": (entropy + scales) / weights,

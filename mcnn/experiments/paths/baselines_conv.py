@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from mcnn import data, training
 from mcnn.baselines.evolve import RigL
 from mcnn.baselines.masks import Masked, magnitude, weights
+from mcnn.experiments.paths.baselines import _random, _snip, _synflow
 from mcnn.experiments.paths.common import edges
-from mcnn.experiments.paths.peers import _random, _snip, _synflow
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.paths.generators import sample_paths
 from mcnn.training import nets
@@ -71,10 +71,10 @@ class PeersConvTrial(Trial):
 
 
 def _run(trial: PeersConvTrial, device: torch.device) -> dict[str, Any]:
-    found = _few(data.load(trial.dataset, device=device), trial.images)
-    model = network(trial, found.shape).to(device)
+    dataset = _few(data.load(trial.dataset, device=device), trial.images)
+    model = network(trial, dataset.shape).to(device)
     if trial.method == "dense":
-        return {"accuracy": _fit(model, found, trial), "edges": _sizes(model)}
+        return {"accuracy": _fit(model, dataset, trial), "edges": _sizes(model)}
     total = round(trial.density * sum(_sizes(model)))
     result: dict[str, Any] = {}
     masked = None
@@ -82,20 +82,20 @@ def _run(trial: PeersConvTrial, device: torch.device) -> dict[str, Any]:
         number, masks = paths_for(model, total, trial.method, trial.seed)
         result["paths"] = number
     elif trial.method == "pruned":
-        _fit(model, found, trial)
+        _fit(model, dataset, trial)
         masks = magnitude(model, total)
     else:
-        masks = FIELD[trial.method](model, found, total, trial)
+        masks = FIELD[trial.method](model, dataset, total, trial)
     masks = {name: mask.to(device) for name, mask in masks.items()}
     if trial.method not in ("pruned", "snip", "synflow"):
         scale_to(model, masks)
     if trial.method == "rigl":
-        steps = trial.epochs * math.ceil(len(found.train) / trial.batch)
+        steps = trial.epochs * math.ceil(len(dataset.train) / trial.batch)
         often = {"steps": steps, "interval": max(1, steps // 14), "seed": trial.seed}
         masked = RigL(model, masks, **often)
     else:
         Masked(model, masks)
-    result["accuracy"] = _fit(model, found, trial, masked)
+    result["accuracy"] = _fit(model, dataset, trial, masked)
     masks = masked.masks if masked else masks
     return result | {"edges": edges(masks), "useless": useless(masks)}
 
@@ -118,20 +118,19 @@ def scale_to(model: nn.Module, masks: Masks) -> None:
         w.data.mul_(factor.view(-1, *[1] * (w.dim() - 1)))
 
 
-def _few(found: data.Data, n: int) -> data.Data:
+def _few(dataset: data.Data, n: int) -> data.Data:
     """Keep some of the training images, always the same."""
-    order = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(0))
-    chosen = order[:n].to(found.device)
-    few = replace(found.train, images=found.train.images[chosen], labels=found.train.labels[chosen])
-    return replace(found, train=few)
+    order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
+    return replace(dataset, train=dataset.train.part(order[:n].to(dataset.device)))
 
 
 def _fit(
-    model: nn.Module, found: data.Data, trial: PeersConvTrial, masked: Masked | None = None
+    model: nn.Module, dataset: data.Data, trial: PeersConvTrial, masked: Masked | None = None
 ) -> float:
     options = {"epochs": trial.epochs, "batch_size": trial.batch, "seed": trial.seed}
-    training.fit(model, found, on_step=masked, lr=trial.lr, scale=SCALE, **options)
-    return training.evaluate(model, found.test, scale=SCALE).accuracy
+    on_step = masked.on_step if masked else None
+    training.fit(model, dataset, on_step=on_step, lr=trial.lr, scale=SCALE, **options)
+    return training.evaluate(model, dataset.test, scale=SCALE).accuracy
 
 
 def _sizes(model: nn.Module) -> list[int]:
@@ -157,8 +156,8 @@ def path_masks(
     dict of Tensor
         bool, of the shape of the weights, by the name of the layer.
     """
-    found = weights(model)
-    layers = list(found.values())
+    named = weights(model)
+    layers = list(named.values())
     units = [layers[0].shape[1]]  # of the paths in each layer, places of channels included
     units += [b.shape[1] if b.dim() == 2 else len(a) for a, b in pairwise(layers)]
     units += [len(layers[-1])]
@@ -166,7 +165,7 @@ def path_masks(
     sampled = sample_paths([*units, *taps], paths, method, seed).long()  # [layers + taps, paths]
     taken = iter(sampled[len(units) :])
     masks = {}
-    for i, (name, w) in enumerate(found.items()):
+    for i, (name, w) in enumerate(named.items()):
         mask = torch.zeros(w.shape, dtype=torch.bool)
         # Of a linear layer the units are features; of a convolution, channels without places.
         places = units[i + 1] // len(w)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from mcnn import data, training
 from mcnn.baselines.evolve import RigL, Set
 from mcnn.baselines.masks import (
+    apportion,
     edges_of,
     erk_densities,
     fan_in_mask,
     magnitude,
     random_mask,
-    shared_out,
     shuffled,
     weights,
 )
@@ -55,26 +55,26 @@ class PeersTrial(Trial):
 
 
 def _run(trial: PeersTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
+    dataset = data.load(trial.dataset, device=device)
     model = network(trial.widths, trial.seed).to(device)
     if trial.method == "dense":
-        return {"accuracy": fit(model, found, None, trial.epochs, trial.seed)}
+        return {"accuracy": fit(model, dataset, None, trial.epochs, trial.seed)}
     total = round(trial.density * sum(w.numel() for w in weights(model).values()))
     if trial.method == "small dense":
-        return _small(trial, found, total)
+        return _small(trial, dataset, total)
     if trial.method == "pruned":
-        return _pruned(trial, model, found, total)
-    masks = {n: m.to(device) for n, m in _MASKS[trial.method](model, found, total, trial).items()}
+        return _pruned(trial, model, dataset, total)
+    masks = {n: m.to(device) for n, m in _MASKS[trial.method](model, dataset, total, trial).items()}
     if trial.shuffle:
         masks = shuffled(masks, trial.seed)
     result = {"edges": edges(masks)} | _graph(masks)
     if trial.method in _CHANGING:
-        steps = _steps(trial, found)
+        steps = _steps(trial, dataset)
         often = {"steps": steps, "interval": max(1, steps // 14)}  # 100 of the 1407 on MNIST
         masked = _CHANGING[trial.method](model, masks, seed=trial.seed, **often)
-        result["accuracy"] = fit_masked(model, found, masked, trial.epochs, trial.seed)
+        result["accuracy"] = fit_masked(model, dataset, masked, trial.epochs, trial.seed)
         return result | _graph(masked.masks)
-    return result | {"accuracy": fit(model, found, masks, trial.epochs, trial.seed)}
+    return result | {"accuracy": fit(model, dataset, masks, trial.epochs, trial.seed)}
 
 
 def _graph(masks: Masks) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def _graph(masks: Masks) -> dict[str, Any]:
     return {"useless": sum(graph.useless), "coverage": list(graph.coverage)}
 
 
-def _steps(trial: PeersTrial, found: data.Data) -> int:
-    return trial.epochs * math.ceil(len(found.train) / BATCH)
+def _steps(trial: PeersTrial, dataset: data.Data) -> int:
+    return trial.epochs * math.ceil(len(dataset.train) / BATCH)
 
 
 # --- masks of about `total` edges -----------------------------------------------------------------
@@ -105,39 +105,39 @@ def _random(
     model: nn.Module, _: data.Data, total: int, trial: PeersTrial, erk: bool = False
 ) -> Masks:
     """Spread edges at random: layers of one density, or of Erdős and Rényi's."""
-    found = weights(model)
-    shapes = [tuple(w.shape) for w in found.values()]
-    sizes = [w.numel() for w in found.values()]
+    layers = weights(model)
+    shapes = [tuple(w.shape) for w in layers.values()]
+    sizes = [w.numel() for w in layers.values()]
     share = total / sum(sizes)
     densities = erk_densities(shapes, share) if erk else [share] * len(sizes)
     numbers = edges_of(densities, sizes, total)
     return {
         name: random_mask(w.shape, number, _seed(trial, i))
-        for i, ((name, w), number) in enumerate(zip(found.items(), numbers, strict=True))
+        for i, ((name, w), number) in enumerate(zip(layers.items(), numbers, strict=True))
     }
 
 
 def _fan_in(model: nn.Module, _: data.Data, total: int, trial: PeersTrial) -> Masks:
     """Give every unit the same number of inputs, up to one."""
-    found = weights(model)
-    each = shared_out(total, sum(len(w) for w in found.values()))
+    layers = weights(model)
+    each = apportion(total, sum(len(w) for w in layers.values()))
     masks = {}
-    for i, (name, w) in enumerate(found.items()):
+    for i, (name, w) in enumerate(layers.items()):
         own, each = each[: len(w)], each[len(w) :]
         masks[name] = fan_in_mask(w.shape, own, _seed(trial, i))
     return masks
 
 
-def _snip(model: nn.Module, found: data.Data, total: int, trial: PeersTrial) -> Masks:
+def _snip(model: nn.Module, dataset: data.Data, total: int, trial: PeersTrial) -> Masks:
     """Judge by one batch of 100, as the paper does for MNIST."""
-    chosen = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(trial.seed))[
-        :100
-    ].to(found.device)
-    return snip(model, found.train.inputs(chosen), found.train.labels[chosen], total)
+    chosen = torch.randperm(
+        len(dataset.train), generator=torch.Generator().manual_seed(trial.seed)
+    )[:100].to(dataset.device)
+    return snip(model, dataset.train.inputs(chosen), dataset.train.labels[chosen], total)
 
 
-def _synflow(model: nn.Module, found: data.Data, total: int, trial: PeersTrial) -> Masks:
-    return synflow(model, found.shape, total)
+def _synflow(model: nn.Module, dataset: data.Data, total: int, trial: PeersTrial) -> Masks:
+    return synflow(model, dataset.shape, total)
 
 
 def _seed(trial: PeersTrial, layer: int) -> int:
@@ -162,7 +162,7 @@ _CHANGING = {"set": Set, "rigl": RigL}
 # --- what needs more than a mask ------------------------------------------------------------------
 
 
-def _small(trial: PeersTrial, found: data.Data, total: int) -> dict[str, Any]:
+def _small(trial: PeersTrial, dataset: data.Data, total: int) -> dict[str, Any]:
     """Train a dense network with hidden layers so narrow that it has no more weights."""
     inputs, *hidden, outputs = trial.widths
 
@@ -173,20 +173,20 @@ def _small(trial: PeersTrial, found: data.Data, total: int) -> dict[str, Any]:
         return sum(w.numel() for w in weights(network(widths(n), 0)).values())
 
     n = max((n for n in range(1, max(hidden) + 1) if size(n) <= total), default=1)
-    model = network(widths(n), trial.seed).to(found.device)
-    accuracy = fit(model, found, None, trial.epochs, trial.seed)
+    model = network(widths(n), trial.seed).to(dataset.device)
+    accuracy = fit(model, dataset, None, trial.epochs, trial.seed)
     return {"accuracy": accuracy, "edges": [w.numel() for w in weights(model).values()]}
 
 
-def _pruned(trial: PeersTrial, model: nn.Module, found: data.Data, total: int) -> dict[str, Any]:
+def _pruned(trial: PeersTrial, model: nn.Module, dataset: data.Data, total: int) -> dict[str, Any]:
     """Train dense, keep the largest weights, and train those again for as long."""
-    training.fit(model, found, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **RECIPE)
+    training.fit(model, dataset, epochs=trial.epochs, batch_size=BATCH, seed=trial.seed, **RECIPE)
     masks = magnitude(model, total)
     bare = copy.deepcopy(model)
     for name, w in weights(bare).items():
         w.data.mul_(masks[name])
-    at_once = training.evaluate(bare, found.test).accuracy
-    accuracy = fit(model, found, masks, trial.epochs, trial.seed + 1)
+    at_once = training.evaluate(bare, dataset.test).accuracy
+    accuracy = fit(model, dataset, masks, trial.epochs, trial.seed + 1)
     counts = {"edges": edges(masks)} | _graph(masks)
     return {"accuracy": accuracy, "accuracy_at_once": at_once} | counts
 

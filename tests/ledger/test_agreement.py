@@ -1,0 +1,68 @@
+"""When two runs of a trial agree: exactly, as draws of one distribution, or not."""
+
+import random
+
+import pytest
+from fake_experiments import line
+
+from mcnn.ledger import agreement, records
+
+
+def record(seed, **metrics):
+    return records.Record(line(seed, metrics=metrics))
+
+
+def drawn(n, **constant):
+    rng = random.Random(1)
+    return [
+        record(s, curve=[rng.gauss(0.9, 0.01) for _ in range(40)], **constant) for s in range(n)
+    ]
+
+
+def test_what_repeats_repeats():
+    held = record(0, total=1.0, words=["a"], flag=True, none=None)
+    same = {"total": 1.0 + 1e-7, "words": ["a"], "flag": True, "none": None}
+    found = agreement.compare(held, same, 1e-6, [])
+    assert (found.word, found.good) == ("repeats", True)
+    assert found.difference == pytest.approx(1e-7)
+
+
+def test_another_draw_of_the_same_distribution_is_consistent():
+    many = drawn(10)
+    rng = random.Random(2)
+    fresh = {"curve": [rng.gauss(0.9, 0.01) for _ in range(40)]}
+    found = agreement.compare(many[0], fresh, 1e-6, many)
+    assert (found.word, found.good) == ("consistent", True)
+    assert "seeds" in str(found)
+
+
+@pytest.mark.parametrize("shift", [0.05, -0.05])
+def test_a_shift_of_the_distribution_is_not(shift):
+    many = drawn(10)
+    fresh = {"curve": [x + shift for x in many[1].metrics["curve"]]}
+    found = agreement.compare(many[0], fresh, 1e-6, many)
+    assert (found.word, found.good) == ("DIFFERS", False)
+
+
+def test_what_does_not_vary_over_seeds_must_repeat():
+    many = drawn(10, useless=0)
+    fresh = {"curve": many[1].metrics["curve"], "useless": 1}
+    found = agreement.compare(many[0], fresh, 1e-6, many)
+    assert not found.good
+    assert "metrics.useless does not vary" in str(found)
+
+
+def test_a_single_seed_says_nothing_of_the_spread():
+    (only,) = drawn(1)
+    fresh = {"curve": [x + 1e-3 for x in only.metrics["curve"]]}
+    assert not agreement.compare(only, fresh, 1e-6, [only]).good
+
+
+@pytest.mark.parametrize(
+    "fresh", [{"other": 1.0}, {"total": "1.0"}, {"total": True}, {"total": [1.0]}, {}]
+)
+def test_metrics_of_another_shape_differ(fresh):
+    held = record(0, total=2.0)
+    found = agreement.compare(held, fresh, 10.0, [])
+    assert not found.good
+    assert "no longer the same" in str(found)

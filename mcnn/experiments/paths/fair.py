@@ -126,9 +126,34 @@ _SHUFFLED = tuple(
 _CONTROLS = ("phew, weights kept", *_SHUFFLED)  # the better of PHEW's two ways to begin
 
 # What paths-fair-rate chooses, for each density; a test holds it against the records.
-RATES: dict[float, dict[str, float]] = {}
+RATES: dict[float, dict[str, float]] = {
+    0.01: {
+        "uniform": 0.2,
+        "pixel": 0.4,
+        "bidirectional": 0.2,
+        "permutation": 0.4,
+        "sobol": 0.2,
+        "lattice": 0.4,
+        "random mask": 0.2,
+        "erk": 0.4,
+        "fan-in": 0.4,
+        "snip": 0.2,
+        "synflow": 0.05,
+        "phew": 0.4,
+        "set": 0.4,
+        "rigl": 0.2,
+        "small dense, 1 hidden layer": 0.0125,
+        "small dense, 2 hidden layers": 0.025,
+        "uniform, dense fan-in": 0.2,
+        "snip, weights kept": 0.1,
+        "synflow, weights kept": 0.025,
+        "phew, weights kept": 0.2,
+    },
+}
 # The best generator of paths, and the best mask that stays.
-BEST: dict[float, tuple[str, str]] = {}
+BEST: dict[float, tuple[str, str]] = {
+    0.01: ("permutation", "phew, weights kept"),
+}
 
 
 def methods_at(density: float) -> tuple[str, ...]:

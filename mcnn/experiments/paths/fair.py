@@ -149,10 +149,27 @@ RATES: dict[float, dict[str, float]] = {
         "synflow, weights kept": 0.025,
         "phew, weights kept": 0.2,
     },
+    0.005: {
+        "uniform": 0.2,
+        "bidirectional": 0.4,
+        "permutation": 0.4,
+        "sobol": 0.4,
+        "random mask": 0.1,
+        "erk": 0.2,
+        "snip": 0.1,
+        "synflow": 0.05,
+        "phew": 0.4,
+        "set": 0.4,
+        "rigl": 0.2,
+        "small dense, 1 hidden layer": 0.025,
+        "small dense, 2 hidden layers": 0.025,
+        "phew, weights kept": 0.4,
+    },
 }
 # The best generator of paths, and the best mask that stays.
 BEST: dict[float, tuple[str, str]] = {
     0.01: ("permutation", "phew, weights kept"),
+    0.005: ("uniform", "phew, weights kept"),
 }
 
 

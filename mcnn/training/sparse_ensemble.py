@@ -1,8 +1,7 @@
 r"""Many sparse networks trained as one: what costs time is their edges, not their number.
 
 A network with one percent of the weights of 784/300/300/10 has 3,282 edges.
-A training step goes through them in a tenth of a millisecond, and the operators around that, one
-after the other, take ten times as long.
+A training step takes a millisecond, nearly all of it to call one operator after the other.
 So :math:`R` networks become one: side by side, a layer of all is block diagonal, and the first one
 shares its inputs,
 
@@ -22,8 +21,16 @@ layer, as SET and RigL do.
 The number of edges of a layer stays, and so does the place of a network in the stack.
 
 Activations are [units, batch] throughout.
-With 784/300/300/10, batches of 128 and one core, a step of one of 16 networks takes about as long
-as 4,000 edges plus its own: the first part is for activations, the rest for the edges.
+With 784/300/300/10 and batches of 128 on one core, milliseconds a network and step:
+
+===========================  =====  =====  =====  =====  =====
+share of the weights         .5 %   1 %    2 %    5 %    20 %
+===========================  =====  =====  =====  =====  =====
+alone                        1.02   0.94   0.98   1.09   1.38
+in a stack of 24             0.17   0.18   0.21   0.39   0.86
+===========================  =====  =====  =====  =====  =====
+
+About .15 of that is for activations, whatever the edges.
 """
 
 import math

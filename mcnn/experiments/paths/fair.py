@@ -181,12 +181,29 @@ RATES: dict[float, dict[str, float]] = {
         "small dense, 2 hidden layers": 0.0125,
         "phew, weights kept": 0.2,
     },
+    0.05: {
+        "uniform": 0.2,
+        "bidirectional": 0.1,
+        "permutation": 0.2,
+        "sobol": 0.2,
+        "random mask": 0.2,
+        "erk": 0.2,
+        "snip": 0.2,
+        "synflow": 0.1,
+        "phew": 0.2,
+        "set": 0.2,
+        "rigl": 0.2,
+        "small dense, 1 hidden layer": 0.025,
+        "small dense, 2 hidden layers": 0.025,
+        "phew, weights kept": 0.2,
+    },
 }
 # The best generator of paths, and the best mask that stays.
 BEST: dict[float, tuple[str, str]] = {
     0.01: ("permutation", "phew, weights kept"),
     0.005: ("uniform", "phew, weights kept"),
     0.02: ("permutation", "erk"),
+    0.05: ("bidirectional", "erk"),
 }
 
 

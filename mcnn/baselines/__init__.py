@@ -6,6 +6,7 @@
 :func:`erk_densities`       densities of layers by Erdős and Rényi, with or without kernel
 :func:`snip`                largest connection sensitivity, abs(w ∂L/∂w), before training
 :func:`synflow`             largest sum of products along paths, before training, iteratively
+:func:`phew`                edges of random walks that prefer large weights, before training
 :class:`Set`                weak weights leave, others come at random, in training
 :class:`RigL`               weak weights leave, others come by gradient, in training
 :func:`magnitude`           largest weights of a trained network
@@ -27,6 +28,7 @@ from mcnn.baselines.masks import (
     shuffled,
     weights,
 )
+from mcnn.baselines.phew import phew
 from mcnn.baselines.saliency import connection_sensitivity, snip, synaptic_flow, synflow
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "erk_densities",
     "fan_in_mask",
     "magnitude",
+    "phew",
     "random_mask",
     "shuffled",
     "snip",

@@ -3,7 +3,8 @@
 Both versions are read as syntax trees.
 Every name is replaced by the dotted name of what it stands for, in the old version under its new
 name, so that it does not matter where a definition stands, from where it is imported, or what the
-importing module calls it.
+importing module calls it; nor does it matter what a function calls its own variables, see
+:mod:`mcnn.ledger.renames`.
 If then every definition that an experiment reaches equals an old one, and importing does to others
 what it did, the experiment computes what it computed.
 It is taken for granted that it does not matter in which order modules are imported.
@@ -32,6 +33,7 @@ from pathlib import Path
 from mcnn.errors import UsageError
 from mcnn.ledger import source
 from mcnn.ledger.code import Code, Found, Item
+from mcnn.ledger.renames import Numbered, words
 from mcnn.ledger.source import Module
 
 # What an old version says itself: the hashes whose records it counts, under its own rules.
@@ -132,6 +134,7 @@ class Names(ast.NodeTransformer):
         self._in_text = re.compile(rf"\b{code.package}(\.\w+)+")
         self._local = frozenset(_bound_in_functions(module))
         self._own_files = False
+        self.kept: frozenset[str] = frozenset()
 
     def text(self, node: ast.stmt) -> str:
         """Return a statement with all names replaced, as text."""
@@ -140,7 +143,7 @@ class Names(ast.NodeTransformer):
         node = copy.deepcopy(node)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             node.name = ""  # the canonical name, by which it is found, has it
-        return source.dump(self.visit(node))
+        return source.dump(Numbered(self.kept).visit(self.visit(node)))
 
     def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: D102
         return self._replaced(node, node.id, ())
@@ -229,6 +232,7 @@ class Version:
         self.code = Code(root, package, moved)
         self._names: dict[str, Names] = {}
         self._texts: dict[int, str] = {}
+        self.kept: frozenset[str] = frozenset()  # names that parameters keep
 
     def definitions(self, items: Iterable[Item]) -> Iterator[tuple[str, str]]:
         """Yield the definitions behind pieces of code: canonical name and text."""
@@ -289,6 +293,11 @@ class Version:
         return texts
 
     @cached_property
+    def words(self) -> frozenset[str]:
+        """Return all names by which an argument may be passed."""
+        return words(node for module in self.code.modules for node in module.body)
+
+    @cached_property
     def all_effects(self) -> dict[str, list[ast.stmt]]:
         """Return all that modules of the package do on import."""
         return self.effects(Item(module.name, "*") for module in self.code.modules)
@@ -305,6 +314,7 @@ class Version:
 
     def _lines(self, module: Module, nodes: Iterable[ast.stmt]) -> list[str]:
         names = self._names.setdefault(module.name, Names(self.code, module))
+        names.kept = self.kept
         for node in nodes:
             if id(node) not in self._texts:  # the modules are kept, and with them the nodes
                 self._texts[id(node)] = names.text(node)
@@ -323,6 +333,8 @@ def unproved(old: Version, new: Version, roots: Iterable[str]) -> list[str]:
         ``"mcnn.experiments.nutshell:_run"``.
     """
     roots = list(roots)
+    if not old.kept:
+        old.kept = new.kept = old.words | new.words
     items = new.code.closure(roots)
     reasons = []
     for name, text in new.definitions(items):

@@ -159,6 +159,8 @@ class Module:
     def _does(self, node: ast.stmt) -> bool:
         if isinstance(node, _IMPORTS) or (typing_only(node) and not node.orelse):
             return False
+        if isinstance(node, ast.With) and all(isinstance(x, _IMPORTS) for x in node.body):
+            return False  # imports that say what to install
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return False
         if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":

@@ -183,6 +183,7 @@ def two_four(layer: SparseLinear) -> TwoFour:
 
     Examples
     --------
+    >>> from mcnn.paths import PathLinear
     >>> forced = two_four(PathLinear(64, 64, paths=256))
     >>> forced.edges, forced.lost <= 64
     (256, True)

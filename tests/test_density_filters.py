@@ -1,4 +1,4 @@
-"""The experiment on filters: what is held out, when training ends, which layers a reading takes."""
+"""The experiment on filters: when training ends, which layers a reading takes."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ OWN = {  # the layers that each reading takes from the sampled network
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digits")
+    return data.load("digits", validation=TINY.validation)
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +51,10 @@ def test_filters_of_the_talk_have_3200_inputs():
     assert filters.lenet(FiltersTrial(), (3, 32, 32), 10)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_no_image_is_both_trained_on_and_held_out(digits):
-    rest, held = filters._held_out(digits, 200)
-    assert (len(rest.train), len(held)) == (len(digits.train) - 200, 200)
-    both = torch.cat([rest.train.images, held.images]).flatten(1)
-    assert torch.equal(both.sum(0), digits.train.images.flatten(1).sum(0))
-    again = filters._held_out(digits, 200)[1]
-    assert torch.equal(held.images, again.images)
-    assert not torch.equal(held.images, digits.train.images[-200:])
-
-
 def test_training_ends_when_the_images_held_out_say_so(digits):
-    rest, held = filters._held_out(digits, 200)
-
     def epochs(stop_at):
         trial = replace(TINY, stop_at=stop_at)
-        return filters._train(filters.lenet(trial, digits.shape, 10), rest, held, trial)
+        return filters._train(filters.lenet(trial, digits.shape, 10), digits, trial)
 
     every = epochs(2.0)
     assert [row["epoch"] for row in every] == [1, 2]
@@ -96,8 +84,7 @@ def test_curves_are_of_the_same_network_at_the_other_fractions(metrics):
 def test_each_reading_samples_its_own_layers_and_no_other(digits, variant):
     """Against the networks of each reading, put together layer by layer and tested whole."""
     model = filters.lenet(TINY, digits.shape, 10)
-    rest, held = filters._held_out(digits, 200)
-    filters._train(model, rest, held, TINY)
+    filters._train(model, digits, TINY)
     known = list(filters._features(model.eval(), digits.test, TINY.scale))
     found, _ = filters._sampled(model, known, TINY, variant, filters.HALF)
 

@@ -9,7 +9,7 @@ They can be compared pair by pair, and most of what they compute is the same.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mcnn import data, density, training
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
-from mcnn.sampling import hash_bits
 
 GROUPS = ("filters", "fully connected", "all layers")
 SINGLE = ("first convolution", "second convolution")
@@ -33,7 +32,6 @@ HALF = 0.5
 # What is multiplied is rounded to bfloat16, and sums are float32: several times as fast.
 PRECISION = torch.bfloat16
 _IMAGES = 50  # at a time: what 128 feature maps make of them stays in the cache of a core
-_HELD_OUT = 5000  # key of the shuffle that chooses which images are held out
 
 # Images, what each convolution of the full network makes of them, and labels.
 Known = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -101,14 +99,14 @@ def lenet(trial: FiltersTrial, shape: Sequence[int], classes: int) -> nn.Sequent
 
 
 def _run(trial: FiltersTrial, device: torch.device) -> dict[str, Any]:
-    found, validation = _held_out(data.load(trial.dataset, device=device), trial.validation)
+    dataset = data.load(trial.dataset, device=device, validation=trial.validation)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(trial.seed)
-        model = lenet(trial, found.shape, len(found.classes))
+        model = lenet(trial, dataset.shape, len(dataset.classes))
     model = model.to(device, memory_format=torch.channels_last)
-    rows = _train(model, found, validation, trial)
+    rows = _train(model, dataset, trial)
     model.eval()
-    known = list(_features(model, found.test, trial.scale))
+    known = list(_features(model, dataset.test, trial.scale))
     metrics: dict[str, Any] = {"training": rows, "dense": _dense(model, known)}
     metrics["sampled"], metrics["hit"] = {}, {}
     for variant, fractions in _work(trial).items():
@@ -125,32 +123,19 @@ def _work(trial: FiltersTrial) -> dict[str, tuple[float, ...]]:
     return dict.fromkeys(VARIANTS, (HALF,))
 
 
-def _held_out(found: data.Data, number: int) -> tuple[data.Data, data.Split]:
-    """Take training images, the same for every trial, out of the training set."""
-    shuffled = hash_bits(_HELD_OUT, torch.arange(len(found.train))).argsort(stable=True)
-    parts = []
-    for index in shuffled.split([len(shuffled) - number, number]):
-        index = index.sort().values.to(found.device)
-        images, labels = found.train.images[index], found.train.labels[index]
-        parts.append(replace(found.train, images=images, labels=labels))
-    return replace(found, train=parts[0]), parts[1]
-
-
-def _train(
-    model: nn.Module, found: data.Data, validation: data.Split, trial: FiltersTrial
-) -> list[dict[str, float]]:
+def _train(model: nn.Module, dataset: data.Data, trial: FiltersTrial) -> list[dict[str, float]]:
     """Train until the network is as good as the talk's on the images held out."""
     rows: list[dict[str, float]] = []
 
     def note(now: nn.Module, row: Mapping[str, float]) -> None:
-        seen = training.evaluate(now, validation, scale=trial.scale)
+        seen = training.evaluate(now, dataset.validation, scale=trial.scale)
         rows.append({**row, "validation_accuracy": seen.accuracy, "validation_loss": seen.loss})
         if seen.accuracy >= trial.stop_at:
             raise _StoppedError
 
     recipe = {name: getattr(trial, name) for name in ("epochs", "lr", "batch_size", "scale")}
     with suppress(_StoppedError):
-        training.fit(_Mixed(model), found, seed=trial.seed, on_epoch=note, **recipe)
+        training.fit(_Mixed(model), dataset, seed=trial.seed, on_epoch=note, **recipe)
     return rows
 
 
@@ -235,12 +220,12 @@ def relative(record: Record, group: str, variant: str) -> float:
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return accuracies relative to the full network at half the fan-in."""
-    found = {
+    readings = {
         f"{group}, {variant}": [relative(r, group, variant) for r in records]
         for group in GROUPS + SINGLE
         for variant in VARIANTS
     }
-    return found | {"accuracy of the full network": [r.metrics["dense"] for r in records]}
+    return readings | {"accuracy of the full network": [r.metrics["dense"] for r in records]}
 
 
 def _measure_redundant(records: Sequence[Record]) -> dict[str, list[float]]:

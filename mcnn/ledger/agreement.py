@@ -8,20 +8,26 @@ With :math:`s_k` the spread of metric k over the recorded seeds of the same conf
 
 .. math:: z_k=\frac{x_k-x_k'}{\sqrt 2\,s_k}
 
-has about unit variance for independent draws, and the root of the mean of all :math:`z_k^2` tells
-agreement (about 1 or less) from a change that matters; no single one may be far out.
-Metrics that do not vary over seeds, such as counts and identities, must repeat.
+has about unit size for independent draws, and the median of all sizes tells agreement (1 or less)
+from a change that matters; no single one may be far out, which is further where few seeds say what
+the spread is.
+Metrics that do not vary over seeds, such as counts and identities, must repeat: those that are
+zero, and those that are the same for several other seeds.
+Of others that happen to be the same for a few, nothing is known.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from mcnn.ledger.records import Record
 
-# Up to which runs are draws of one distribution: the root mean square of z, and the largest z.
+# Up to which runs are draws of one distribution: the median of z, and the largest z.
 TYPICAL, LARGEST = 2.0, 8.0
+# Seeds that show whether a metric varies, and the largest z where there are fewer of them.
+SEVERAL, LARGEST_OF_FEW = 4, 50.0
 
 
 @dataclass(frozen=True)
@@ -98,17 +104,19 @@ def compare(
     scores: dict[str, float] = {}
     for place, old in before.items():
         change = abs(old - now[place]) if _number(old) else 0.0
-        spread = _spread([draw[place] for draw in draws if _number(draw.get(place))])
-        if spread == 0 and change > tolerance:
+        values = [draw[place] for draw in draws if _number(draw.get(place))]
+        spread = _spread(values)
+        constant = spread == 0 and (old == 0 or len(values) >= SEVERAL)
+        if constant and change > tolerance:
             return Agreement("DIFFERS", largest, f"{text} ({place} does not vary over seeds)")
         if spread > 0:
             scores[place] = change / spread / math.sqrt(2)
-    rms = math.sqrt(sum(z * z for z in scores.values()) / len(scores)) if scores else math.inf
-    text += f" (at {where}); {rms:.2g} times the spread of {len(draws)} other seeds"
+    typical = median(scores.values()) if scores else math.inf
+    text += f" (at {where}); {typical:.2g} times the spread of {len(draws)} other seeds"
     far = max(scores, key=scores.get, default="")
-    if far and scores[far] > LARGEST:
+    if far and scores[far] > (LARGEST if len(draws) >= SEVERAL else LARGEST_OF_FEW):
         return Agreement("DIFFERS", largest, f"{text}, {scores[far]:.2g} times at {far}")
-    return Agreement("consistent" if rms <= TYPICAL else "DIFFERS", largest, text)
+    return Agreement("consistent" if typical <= TYPICAL else "DIFFERS", largest, text)
 
 
 def _number(value: Any) -> bool:

@@ -61,6 +61,15 @@ def test_what_does_not_vary_over_seeds_must_repeat():
     assert "metrics.useless does not vary" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "value", "good"), [(3, 7, True), (10, 7, False), (3, 0, False), (10, 0, False)]
+)
+def test_a_number_that_is_the_same_for_few_seeds_may_vary_unless_it_is_zero(seeds, value, good):
+    many = drawn(seeds, level=value)
+    fresh = {"curve": many[1].metrics["curve"], "level": value + 1}
+    assert agreement.compare(many[0], fresh, 1e-6, many).good == good
+
+
 def test_a_single_seed_says_nothing_of_the_spread():
     (only,) = drawn(1)
     fresh = {"curve": [x + 1e-3 for x in only.metrics["curve"]]}

@@ -102,12 +102,12 @@ def nested_permutations(digits: int, d: int, seed: int) -> Tensor:
     [[1, 0, 2, 3]]
     """
     own = torch.arange(d).unsqueeze(1) * _DIMENSION  # [d, 1]
-    found = torch.zeros(d, 1, dtype=torch.int64)
+    places = torch.zeros(d, 1, dtype=torch.int64)
     for k in range(digits):
         nodes = torch.arange(1 << k, 2 << k)  # [2**k]: of the tree, numbered as in a heap
         flip = hash_bits(seed, own + nodes) & 1  # [d, 2**k]
-        found = torch.stack([2 * found + flip, 2 * found + 1 - flip], -1).view(d, -1)
-    return found
+        places = torch.stack([2 * places + flip, 2 * places + 1 - flip], -1).view(d, -1)
+    return places
 
 
 def tent(x: Tensor) -> Tensor:

@@ -60,11 +60,11 @@ def transitions(weights: Sequence[Tensor]) -> list[Tensor]:
     if not weights or any(b.shape[1] != a.shape[0] for a, b in pairwise(weights)):
         shapes = [tuple(w.shape) for w in weights]
         raise ValueError(f"each layer must have as many inputs as the last has units, got {shapes}")
-    found = []
+    steps = []
     for w in weights:
         norm = w.abs().sum(1, keepdim=True)
-        found.append(w.abs() / torch.where(norm > 0, norm, 1))
-    return found
+        steps.append(w.abs() / torch.where(norm > 0, norm, 1))
+    return steps
 
 
 def transition_matrix(weights: Sequence[Tensor]) -> Tensor:
@@ -121,10 +121,10 @@ def visits(weights: Sequence[Tensor], start: Tensor | None = None) -> list[Tenso
     last = weights[-1]
     if start is None:
         start = torch.full_like(last[:, 0], 1 / len(last))
-    found = [start]
+    distributions = [start]
     for step in reversed(steps):
-        found.append(found[-1] @ step)
-    return found[::-1]
+        distributions.append(distributions[-1] @ step)
+    return distributions[::-1]
 
 
 def folded(weights: Sequence[Tensor]) -> list[Tensor]:
@@ -142,12 +142,12 @@ def folded(weights: Sequence[Tensor]) -> list[Tensor]:
     list of Tensor
         Of the same shapes, not negative.
     """
-    found = []
+    importances = []
     below = torch.ones_like(weights[0][0])  # of the inputs
     for w in weights:
-        found.append(w.abs() * below)
-        below = found[-1].sum(1)
-    return found
+        importances.append(w.abs() * below)
+        below = importances[-1].sum(1)
+    return importances
 
 
 def _steps(weights: Sequence[Tensor]) -> Tensor:

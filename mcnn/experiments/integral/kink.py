@@ -93,9 +93,9 @@ def _run(trial: KinkTrial, device: torch.device) -> dict[str, Any]:
     seeds = [fold_in(trial.seed, 2 + r) for r in range(trial.replicates)]
     for method in METHODS:
         for n in trial.grids if method == "jittered" else trial.sizes:
-            found = torch.stack([integrands.means(x) for x in _draws(method, n, d, seeds)])
-            mean = found.mean(0)  # [kinds, places]
-            squares = ((found - mean) / mean).square().mean(2)  # [replicates, kinds]
+            means = torch.stack([integrands.means(x) for x in _draws(method, n, d, seeds)])
+            mean = means.mean(0)  # [kinds, places]
+            squares = ((means - mean) / mean).square().mean(2)  # [replicates, kinds]
             total = squares.sum(0)
             for i, kind in enumerate(KINDS):
                 row = metrics[kind][method]
@@ -113,12 +113,12 @@ _GRIDS = {1: _POWERS, 2: tuple(4**k for k in range(2, 8)), 8: (2**8, 3**8)}
 def _trials(profile: str, seeds: Sequence[int]) -> list[KinkTrial]:
     few = {} if profile == "full" else {"replicates": 16}
     most = 2**14 if profile == "full" else 2**10
-    found = []
+    trials = []
     for d, sizes in _SIZES.items():
         grids = _GRIDS[d] if d == 8 else tuple(n for n in _GRIDS[d] if n <= most)
         cases = {"sizes": tuple(n for n in sizes if n <= most), "grids": grids}
-        found += [KinkTrial(dimension=d, seed=seed, **cases, **few) for seed in seeds]
-    return found
+        trials += [KinkTrial(dimension=d, seed=seed, **cases, **few) for seed in seeds]
+    return trials
 
 
 def theory(method: str, d: int, kind: str) -> float | None:

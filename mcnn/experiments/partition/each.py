@@ -49,14 +49,14 @@ def _layers(kind: str, parts: int, seed: int) -> list[nn.Module]:
 
 
 def _run(trial: EachTrial, device: torch.device) -> dict[str, Any]:
-    found = data.load(trial.dataset, device=device)
-    images, labels = (t[: trial.images] for t in (found.train.images, found.train.labels))
-    found = replace(found, train=replace(found.train, images=images, labels=labels))
-    model = nets.build("lenet5", seed=trial.seed, shape=found.shape).to(device)
+    dataset = data.load(trial.dataset, device=device)
+    images, labels = (t[: trial.images] for t in (dataset.train.images, dataset.train.labels))
+    dataset = replace(dataset, train=replace(dataset.train, images=images, labels=labels))
+    model = nets.build("lenet5", seed=trial.seed, shape=dataset.shape).to(device)
     options = {"lr": 0.01, "schedule": "constant", "scale": "standard"}
-    training.fit(model, found, epochs=trial.epochs, seed=trial.seed, **options)
+    training.fit(model, dataset, epochs=trial.epochs, seed=trial.seed, **options)
     generator = torch.Generator().manual_seed(trial.seed)
-    x, y = next(found.train.batches(trial.batch_size, generator, scale="standard"))
+    x, y = next(dataset.train.batches(trial.batch_size, generator, scale="standard"))
     metrics: dict[str, Any] = {"cycle": {}, "mean": {}}
     for kind in KINDS:
         pairs = []
@@ -77,13 +77,13 @@ def _trials(profile: str, seeds: Sequence[int]) -> list[EachTrial]:
 
 def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return logarithms of traces, dropout over partitions, one a seed."""
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for record in records:
         ours, theirs = (record.metrics["cycle"][kind] for kind in KINDS)
         for parts, a, b in zip(record.config.parts, ours, theirs, strict=True):
             name = f"P = {parts}, masks for each example"
-            found.setdefault(name, []).append(math.log(b / a))
-    return found
+            readings.setdefault(name, []).append(math.log(b / a))
+    return readings
 
 
 EXPERIMENTS = [

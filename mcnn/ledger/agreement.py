@@ -9,8 +9,7 @@ With :math:`s_k` the spread of metric k over the recorded seeds of the same conf
 .. math:: z_k=\frac{x_k-x_k'}{\sqrt 2\,s_k}
 
 has about unit size for independent draws, and the median of all sizes tells agreement (1 or less)
-from a change that matters; no single one may be far out, which is further where few seeds say what
-the spread is.
+from a change that matters; no single one may be far out, where several seeds say what that is.
 Metrics that do not vary over seeds, such as counts and identities, must repeat: those that are
 zero, and those that are the same for several other seeds.
 Of others that happen to be the same for a few, nothing is known.
@@ -26,8 +25,7 @@ from mcnn.ledger.records import Record
 
 # Up to which runs are draws of one distribution: the median of z, and the largest z.
 TYPICAL, LARGEST = 2.0, 8.0
-# Seeds that show whether a metric varies, and the largest z where there are fewer of them.
-SEVERAL, LARGEST_OF_FEW = 4, 50.0
+SEVERAL = 4  # other seeds that show how, and whether, a metric varies: fewer are often alike
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def compare(
     typical = median(scores.values()) if scores else math.inf
     text += f" (at {where}); {typical:.2g} times the spread of {len(draws)} other seeds"
     far = max(scores, key=scores.get, default="")
-    if far and scores[far] > (LARGEST if len(draws) >= SEVERAL else LARGEST_OF_FEW):
+    if len(draws) >= SEVERAL and far and scores[far] > LARGEST:
         return Agreement("DIFFERS", largest, f"{text}, {scores[far]:.2g} times at {far}")
     return Agreement("consistent" if typical <= TYPICAL else "DIFFERS", largest, text)
 

@@ -6,6 +6,7 @@ The command line prints the message after ``mcnn: error:`` and exits with status
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 _FEW = 12  # names that are read at a glance
 
@@ -69,6 +70,20 @@ def naming_extra() -> Iterator[None]:
                 text = f"no module {module}, an extra: pip install '.[{extra}]' in a checkout"
                 raise MissingExtraError(text) from error
         raise
+
+
+def require(extra: str) -> None:
+    """Find out before the work begins whether an extra is installed.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not.
+    """
+    with naming_extra():
+        for module in EXTRAS[extra]:
+            if find_spec(module) is None:
+                raise ModuleNotFoundError(name=module)
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> UsageError:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcnn import __version__
-from mcnn.errors import McnnError, UsageError, naming_extra, unknown
+from mcnn.errors import McnnError, UsageError, naming_extra, require, unknown
 from mcnn.ledger.project import PROFILES
 
 _RUN = """examples:
@@ -32,7 +32,8 @@ _VERIFY = """examples:
   mcnn verify --spot 2                  run two recorded trials again and compare
   mcnn verify --revalidate density-rms  sample the stale records of an experiment, and if they
                                         repeat under today's code, note that beside them
-  mcnn verify --revalidate all --jobs 2 the same for every experiment, the cheapest trials first;
+  mcnn verify --revalidate all --jobs 2
+                                        the same for every experiment, the cheapest trials first;
                                         stop it at any moment, what was noted stays
   mcnn verify --moved HEAD~1 moves.map  prove that a change only moved code, and note it: nothing
                                         runs again; a line of the map is old.name = new.name
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         with naming_extra():
+            require("data" if args.command is _data else "ledger")
             status = args.command(args)
         sys.stdout.flush()  # a pipe that is closed shows itself here at the latest
         return status

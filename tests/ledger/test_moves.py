@@ -104,6 +104,23 @@ def test_a_definition_gets_another_name(tmp_path):
     assert reasons(tmp_path, changes) != []
 
 
+LOCAL = edited("lib/other.py", ("    return x / 2\n", "    half = x / 2\n    return half\n"))
+
+
+def test_a_variable_of_a_function_may_be_called_otherwise(tmp_path):
+    old = FILES | LOCAL
+    renamed = edited(
+        "lib/other.py", ("half = x / 2", "y = x / 2"), ("return half", "return y"), files=old
+    )
+    assert reasons(tmp_path, renamed, old=old) == []
+    changed = edited(
+        "lib/other.py", ("half = x / 2", "y = x / 3"), ("return half", "return y"), files=old
+    )
+    assert reasons(tmp_path, changed, old=old) == ["probe.lib.other.halve differs"]
+    outer = edited("lib/other.py", ("half = x / 2", "y = x / 2"), files=old)
+    assert reasons(tmp_path, outer, old=old) == ["probe.lib.other.halve differs"]
+
+
 @pytest.mark.parametrize(
     "pairs",
     [

@@ -353,12 +353,21 @@ def test_what_was_not_touched_is_said():
     model = Classifier()
     _, report = density.quantize(model, samples=2)
     rest = 9 * 4 + 4 * 5 * (4 + 5 + 2)
-    assert (report.covered, report.parameters) == (12, 12 + rest)
-    assert report.untouched == ("embed", "rnn")
+    assert (report.covered, report.parameters) == (12 + rest - 9 * 4, 12 + rest)
+    assert report.untouched == ("embed",)
+    assert "not touched: embed (a table that is looked up: name it in layers" in str(report)
+    _, report = density.quantize(model, samples=2, layers=["head", "embed"])
+    assert [layer.name for layer in report.layers] == ["embed", "head"]
+    assert report.reasons == {"rnn": "not chosen, or partly"}
     encoder = nn.TransformerEncoderLayer(8, 2, 16)
     _, report = density.quantize(encoder, samples=2)
-    assert [layer.name for layer in report.layers] == ["self_attn.out_proj", "linear1", "linear2"]
-    assert report.untouched == ("self_attn", "norm1", "norm2")
+    assert [layer.name for layer in report.layers] == [
+        "self_attn.in_proj_weight",
+        "self_attn.out_proj",
+        "linear1",
+        "linear2",
+    ]
+    assert report.reasons == {"norm1": "normalisation", "norm2": "normalisation"}
     many = nn.Sequential(nn.Linear(2, 2), *(nn.BatchNorm1d(2) for _ in range(11)))
     assert "not touched: 1, 2, 3, 4, 5, 6, 7, 8 and 3 more" in str(density.quantize(many, 2)[1])
 

@@ -209,7 +209,7 @@ def copied(model: nn.Module, layers: Layers = None) -> tuple[nn.Module, list[Lay
     Raises
     ------
     ValueError
-        As :func:`select`; also if hooks of other layers keep the model from being copied.
+        As :func:`select`.
     """
     selected = select(model, layers)
     copied_model = deepcopied(model)
@@ -218,12 +218,24 @@ def copied(model: nn.Module, layers: Layers = None) -> tuple[nn.Module, list[Lay
 
 
 def deepcopied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a model, or say which layer keeps it from being copied."""
+    """Return a deep copy of a model, also where hooks have computed tensors that PyTorch refuses.
+
+    Those are the last results of ``weight_norm``, ``spectral_norm`` and ``prune``; the hooks are
+    copied, too, and compute them anew before the next call.
+    """
+    computed = [
+        (module.__dict__, key, value)
+        for module in model.modules()
+        for key, value in module.__dict__.items()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
     try:
+        for place, key, value in computed:
+            place[key] = value.detach()
         return copy.deepcopy(model)
-    except RuntimeError:  # what a hook computes cannot be copied, wherever it is
-        check_all_writable(model)
-        raise
+    finally:
+        for place, key, value in computed:
+            place[key] = value
 
 
 def check_all_writable(model: nn.Module) -> None:

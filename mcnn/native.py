@@ -3,7 +3,8 @@
 PyTorch's operators each go through memory; a loop that does all that they do while a row stays in
 the cache is often several times faster.
 Such loops stand in C files beside the modules whose operators compute the same.
-The compiler is ``cc``, or what the environment variable ``CC`` names; it takes less than a second.
+The compiler is ``cc``, or what the environment variable ``CC`` names, with arguments or without; it
+takes less than a second.
 Where there is none, or it fails, :func:`library` returns None and PyTorch's operators serve.
 """
 
@@ -11,6 +12,7 @@ import ctypes
 import functools
 import mmap
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -47,7 +49,8 @@ def library(
     CDLL or None
         None where that cannot be done.
     """
-    compiler = shutil.which(os.environ.get("CC") or "cc")
+    words = shlex.split(os.environ.get("CC") or "cc")  # as make takes it: "ccache gcc"
+    compiler = shutil.which(words[0]) if words else None
     if compiler is None:
         return None
     flags = (
@@ -59,7 +62,7 @@ def library(
         try:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 binary = Path(folder, "loops.so")
-                command = [compiler, *flags, *machine, "-o", str(binary), str(source), "-lm"]
+                command = [compiler, *words[1:], *flags, *machine, "-o", binary, source, "-lm"]
                 subprocess.run(command, capture_output=True, check=True, timeout=60)
                 loaded = ctypes.CDLL(str(binary))
         except (OSError, subprocess.SubprocessError):

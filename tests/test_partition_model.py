@@ -66,7 +66,7 @@ def test_a_layer_by_itself():
     [
         (nn.Sequential(nn.Linear(2, 2)), 3, "no Dropout layer to replace: put DropoutPartition"),
         (small(nn.Dropout(0.7)), None, "a dropout rate of 0.7 is not near 1/P: give the parts"),
-        (small(nn.Dropout(0.0)), None, "a dropout rate of 0.0 is not near 1/P"),
+        (small(nn.Dropout(0.0)), None, "all dropout rates are 0.0, which is not near 1/P"),
     ],
 )
 def test_what_cannot_be_replaced(model, parts, message):

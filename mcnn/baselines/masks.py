@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from mcnn.errors import unknown
+from mcnn.modelwise import KINDS, check_writable
 from mcnn.sampling import as_seed, hash_bits
 
 Masks = dict[str, Tensor]
@@ -16,13 +16,20 @@ Masks = dict[str, Tensor]
 def weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights of linear and convolutional layers, by the name of the layer.
 
+    A weight that several layers share stands under the first of their names.
+
     Raises
     ------
     ValueError
-        If there are none.
+        If there are none, or something else computes one, see
+        :func:`mcnn.modelwise.check_writable`.
     """
-    kinds = (nn.Linear, _ConvNd)
-    layers = {name: m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
+    layers: dict[str, nn.Parameter] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, KINDS):
+            check_writable(name, module)
+            if not any(module.weight is known for known in layers.values()):
+                layers[name] = module.weight
     if not layers:
         raise ValueError("the model has no linear or convolutional layer")
     return layers

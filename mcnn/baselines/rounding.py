@@ -218,7 +218,7 @@ def quantize(
     layers: Layers = None,
     seed: int | torch.Generator = 0,
 ) -> tuple[nn.Module, Report]:
-    """Replace the weights of linear and convolutional layers by codes times the scale of a row.
+    """Replace the weights of layers by codes times the scale of a row.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def quantize(
     model, selected = modelwise.copied(model, layers)
     reports = []
     for layer in selected:
-        rows, own_bias = layer.rows, layer.module.bias
+        rows, own_bias = layer.rows, layer.bias
         codes, scale = rule(rows, layer.seed(seed))
         layer.write(codes.to(rows.dtype) * scale[:, None])
         biases = 0 if own_bias is None else own_bias.numel()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.baselines.masks import Masks, ranked_together, weights
+from mcnn.modelwise import check_all_writable
 
 
 def connection_sensitivity(model: nn.Module, x: Tensor, y: Tensor) -> Masks:
@@ -78,6 +79,7 @@ def synaptic_flow(model: nn.Module, shape: tuple[int, ...]) -> Masks:
     Source: H. Tanaka, D. Kunin, D. L. K. Yamins, S. Ganguli: Pruning neural networks without any
     data by iteratively conserving synaptic flow, 2020.
     """
+    check_all_writable(model)
     positive = copy.deepcopy(model).double().eval()
     for name, p in positive.named_parameters():
         p.data.abs_()
@@ -109,6 +111,7 @@ def synflow(model: nn.Module, shape: tuple[int, ...], edges: int, iterations: in
     ValueError
         If there are not as many weights, or no iteration.
     """
+    check_all_writable(model)
     model = copy.deepcopy(model)
     layers = weights(model)
     total = sum(w.numel() for w in layers.values())

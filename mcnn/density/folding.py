@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from mcnn.modelwise import check_writable
+from mcnn.modelwise import check_all_writable
 
 # f(c x) = c f(x) for c > 0, with each channel (or feature) by itself
 _HOMOGENEOUS = (
@@ -116,9 +116,7 @@ def input_norms(model: nn.Sequential) -> dict[str, Tensor]:
 def _folded(model: nn.Sequential) -> tuple[nn.Sequential, dict[str, Tensor]]:
     if not isinstance(model, nn.Sequential):
         raise TypeError(f"model must be an nn.Sequential, got {type(model).__name__}")
-    for name, module in _stack(model, ""):
-        if isinstance(module, _WEIGHTED):
-            check_writable(name, module)  # what hooks compute cannot even be copied
+    check_all_writable(model)  # what hooks compute cannot even be copied
     model = copy.deepcopy(model)
     before, flattened, seen, factors = None, False, set(), {}
     for name, module in _stack(model, ""):
@@ -126,12 +124,12 @@ def _folded(model: nn.Sequential) -> tuple[nn.Sequential, dict[str, Tensor]]:
             if id(module.weight) in seen:
                 raise ValueError(f"layer {name!r} shares its weights: no factor is its own")
             seen.add(id(module.weight))
-            factors[name] = module.weight.new_ones([1] * module.weight.dim())
+            factors[name] = _wide(module.weight).new_ones([1] * module.weight.dim())
             if before is not None:
                 norm = _divide_by_norm(before)  # [rows of the layer before]
                 of_inputs = _factors_of_inputs(name, module, before, norm, flattened)  # [inputs]
                 factors[name] = of_inputs.view(1, -1, *[1] * (module.weight.dim() - 2))
-                module.weight.mul_(factors[name])
+                _multiply(name, module.weight, factors[name])
             before, flattened = module, False
         elif isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
             flattened = True
@@ -151,12 +149,28 @@ def _stack(model: nn.Sequential, prefix: str) -> Iterator[tuple[str, nn.Module]]
 
 def _divide_by_norm(layer: nn.Module) -> Tensor:
     """Divide weights and bias of each row by the row's norm and return that [rows]."""
-    norm = layer.weight.flatten(1).abs().sum(1)  # [rows]
+    # Rows of half precision have sums beyond its largest number, 65,504.
+    norm = _wide(layer.weight).flatten(1).abs().sum(1)  # [rows]
     norm = torch.where(norm > 0, norm, 1)
-    layer.weight.div_(norm.view(-1, *[1] * (layer.weight.dim() - 1)))
+    layer.weight.copy_(_wide(layer.weight) / norm.view(-1, *[1] * (layer.weight.dim() - 1)))
     if layer.bias is not None:
-        layer.bias.div_(norm)
+        layer.bias.copy_(_wide(layer.bias) / norm)
     return norm
+
+
+def _multiply(name: str, weight: Tensor, factor: Tensor) -> None:
+    """Multiply a weight in place, or say that it has become too large for its type."""
+    product = (_wide(weight) * factor).to(weight.dtype)
+    if not torch.isfinite(product).all() and torch.isfinite(weight).all():
+        raise ValueError(
+            f"layer {name!r}: multiplied by the norms before it, its weights are beyond the "
+            f"largest number of {weight.dtype}: fold model.float() instead"
+        )
+    weight.copy_(product)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _factors_of_inputs(

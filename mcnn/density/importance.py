@@ -29,9 +29,7 @@ References
 .. [1] A. B. Owen: Monte Carlo theory, methods and examples. 2013, chapter 9.
 """
 
-import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -39,25 +37,33 @@ from torch import Tensor, nn
 
 from mcnn import modelwise
 from mcnn.density import model as whole_models
-from mcnn.modelwise import Layers, Report
+from mcnn.density.watch import Watch
+from mcnn.modelwise import Batches, Layers, Report
 
 
-@torch.no_grad()
 def input_scales(
-    model: nn.Module, inputs: Tensor, layers: Layers = None, batch_size: int = 250
+    model: nn.Module,
+    inputs: Batches,
+    layers: Layers = None,
+    batch_size: int = 250,
+    call: Callable[[nn.Module, Any], Any] | None = None,
 ) -> dict[str, Tensor]:
     r"""Measure :math:`\sqrt{\mathbb{E}[a_j^2]}` for the input that each weight meets.
 
     Parameters
     ----------
     model
-        Any module with linear or convolutional layers inside; run in its own mode, not changed.
+        Any module with layers of :mod:`mcnn.modelwise.kinds` inside; run in evaluation mode, and
+        left as it was, its random generator included.
     inputs
-        [m, ...], a calibration batch: m inputs of the model.
+        To calibrate with: [m, ...], m inputs of the model; a dictionary of keyword inputs; a tuple;
+        or a list or ``DataLoader`` of such batches, see :func:`mcnn.modelwise.run_batches`.
     layers
         As in :func:`mcnn.density.quantize`.
     batch_size
-        Inputs at a time.
+        Inputs at a time, of a tensor.
+    call
+        What to do with the model and a batch, in place of calling the one on the other.
 
     Returns
     -------
@@ -71,12 +77,8 @@ def input_scales(
     ValueError
         If ``inputs`` is empty, a layer is never used, or for what :func:`mcnn.modelwise.select`
         refuses.
-
-    Notes
-    -----
-    A weight's derivative of the sum of all outputs is the sum of the inputs that it has met.
-    So the squared inputs are sent through a copy of the layer, and differentiated: one rule for
-    every kind of layer, with its strides, groups and padding.
+    TypeError
+        If it is not clear which parts of a batch the model takes.
 
     Examples
     --------
@@ -84,48 +86,16 @@ def input_scales(
     >>> input_scales(layer, torch.tensor([[3.0, 0.0, 1.0], [4.0, 0.0, 1.0]]))[""] ** 2
     tensor([[12.5000,  0.0000,  1.0000]])
     """
-    if len(inputs) == 0:
-        raise ValueError("inputs is empty: give some inputs of the model to calibrate with")
-    chosen = {layer.name: layer.module for layer in modelwise.select(model, layers)}
-    squares: dict[str, Tensor] = {}
-    uses = dict.fromkeys(chosen, 0)
-    with _watched(chosen, squares, uses):
-        for batch in inputs.split(batch_size):
-            model(batch)
-    unused = [name for name in chosen if not uses[name]]
+    chosen = modelwise.select(model, layers)
+    with modelwise.observing(model), Watch(model, chosen) as watch:
+        modelwise.run_batches(model, inputs, batch_size, call)
+    unused = [layer.name for layer in chosen if not watch.uses[layer.name]]
     if unused:
-        raise ValueError(f"layer {unused[0]!r} was never used by the model: leave it out of layers")
-    return {name: (squares[name] / uses[name]).sqrt() for name in chosen}
-
-
-@contextmanager
-def _watched(
-    chosen: Mapping[str, nn.Module], squares: dict[str, Tensor], uses: dict[str, int]
-) -> Iterator[None]:
-    """Add up the squared inputs of each weight, and how many outputs of a row they went to."""
-
-    def watch(name: str, layer: nn.Module) -> Any:
-        probe = copy.deepcopy(layer).requires_grad_(False)
-        if probe.weight.dtype != torch.float64:
-            probe = probe.float()  # squares of half precision numbers overflow, and sums drift
-        weight = probe.weight.requires_grad_()
-
-        @torch.enable_grad()
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            out = probe(arguments[0].detach().to(weight.dtype).square())
-            (grad,) = torch.autograd.grad(out.sum(), weight)
-            squares[name] = squares.get(name, 0) + grad
-            rows = len(weight) if isinstance(layer, nn.Linear) else layer.out_channels
-            uses[name] += out.numel() // rows
-
-        return layer.register_forward_pre_hook(hook)
-
-    handles = [watch(name, layer) for name, layer in chosen.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        raise ValueError(
+            f"layer {unused[0]!r} was never used by the model on these inputs, or not by calling "
+            "it: leave it out of layers"
+        )
+    return {x.name: (watch.squares[x.name] / watch.uses[x.name]).sqrt() for x in chosen}
 
 
 def quantize(
@@ -155,7 +125,7 @@ def quantize(
     ------
     TypeError, ValueError
         As :func:`mcnn.density.quantize`; also for scales that are negative, NaN or infinite, do not
-        broadcast, or belong to no linear or convolutional layer.
+        broadcast, or belong to no layer.
 
     Examples
     --------
@@ -166,7 +136,7 @@ def quantize(
     True
     """
     scaled, selected = modelwise.copied(model, lambda name, module: name in scales)
-    layers = {layer.name: layer.module for layer in selected}
+    layers = {layer.name: layer for layer in selected}
     unknown_layers = [name for name in scales if name not in layers]
     if unknown_layers:
         raise ValueError(
@@ -180,8 +150,8 @@ def quantize(
         sampled, report = whole_models.quantize(
             scaled, layers=lambda name, module: name in layers, **options
         )
-        for name, scale in expanded.items():
-            weight = sampled.get_submodule(name).weight
+        for layer in modelwise.select(sampled, lambda name, module: name in layers):
+            weight, scale = layer.weight, expanded[layer.name]
             weight.copy_(torch.where(scale > 0, weight / scale, 0))
     return sampled, report
 

@@ -25,12 +25,13 @@ def quantize(
     order: str = "stored",
     seed: int | torch.Generator = 0,
 ) -> tuple[nn.Module, Report]:
-    """Replace the weights of linear and convolutional layers by sampled ones.
+    """Replace the weights of linear, convolutional, recurrent and other layers by sampled ones.
 
     Parameters
     ----------
     model
-        Any module with ``nn.Linear``, ``nn.ConvNd`` or ``nn.ConvTransposeNd`` inside; not changed.
+        Any module with layers of :mod:`mcnn.modelwise.kinds` inside: linear, convolutional,
+        recurrent, attention, of paths; not changed.
     samples
         Per neuron or filter, at least 1. Give either this or ``fraction``.
     fraction
@@ -40,6 +41,8 @@ def quantize(
     layers
         Names or patterns (``"fc*"``) of the layers to sample, or a function of name and module, as
         in :func:`mcnn.modelwise.select`; by default all.
+        An embedding is sampled only where its own name is given, or where it shares its weight
+        with a layer that is sampled.
     bias
         ``"exact"``: kept. ``"sampled"``: one more weight of its row, whose input is 1.
         ``"none"``: zero.
@@ -81,7 +84,7 @@ def quantize(
     model, selected = modelwise.copied(model, layers)
     reports = []
     for layer in selected:
-        rows, own_bias = layer.rows, layer.module.bias  # [rows, inputs], [rows]
+        rows, own_bias = layer.rows, layer.bias  # [rows, inputs], [rows]
         biases = _biases(model, layer)
         if bias == "sampled" and len(biases) > 1:
             raise ValueError(
@@ -111,6 +114,5 @@ def quantize(
 
 def _biases(model: nn.Module, layer: Layer) -> list[Tensor]:
     """Return the biases of all modules that use the weight of a layer."""
-    modules = (model.get_submodule(name) for name in (layer.name, *layer.shared))
-    biases = (m.bias for m in modules if isinstance(m, modelwise.KINDS) and m.bias is not None)
-    return list({id(bias): bias for bias in biases}.values())
+    biases = (place.bias for place in layer.places(model))
+    return list({(id(b), b.data_ptr()): b for b in biases if b is not None}.values())

@@ -215,6 +215,15 @@ class SampledLinear(SparseLinear):
             self._starts_by_input,
         )
 
+    @property
+    def weight(self) -> Tensor:
+        """The weights as a matrix [out_features, in_features], made anew at each access.
+
+        Modules that read the weight of a layer instead of calling it, as attention does with its
+        last one, work with it; they multiply by the matrix.
+        """
+        return self.dense_weight()
+
     def weights(self) -> Tensor:
         """Return the weights of the edges, counts times scales, [n_w]."""
         fan_in = self.starts.diff()

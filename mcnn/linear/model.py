@@ -59,22 +59,17 @@ def sample_linears(
     chosen = _is_linear if layers is None else layers
     options = {"method": method, "order": order}
     result, report = quantize(model, samples, fraction, layers=chosen, seed=seed, **options)
-    compact: dict[int, SampledLinear] = {}  # a module in two places stays one module
     names = {summary.name for summary in report.layers}
     selected = modelwise.select(model, lambda name, module: name in names)
+    compact: dict[int, SampledLinear] = {}  # by the id of the layer in the result
     for layer, summary in zip(selected, report.layers, strict=True):
-        for name in (layer.name, *layer.shared):
-            module = model.get_submodule(name)
-            if not isinstance(module, nn.Linear):
-                continue
-            if id(module) not in compact:
-                compact[id(module)] = SampledLinear.from_linear(
-                    module, summary.samples, seed=layer.seed(seed), **options
-                ).train(module.training)
-            if not name:
-                return compact[id(module)], report
-            result.set_submodule(name, compact[id(module)])
-    return result, report
+        places = zip(layer.places(model), layer.places(result), strict=True)
+        for old, new in places:
+            if isinstance(old.module, nn.Linear):
+                compact[id(new.module)] = SampledLinear.from_linear(
+                    old.module, summary.samples, seed=layer.seed(seed), **options
+                ).train(old.module.training)
+    return modelwise.exchanged(result, lambda name, module: compact.get(id(module))), report
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:

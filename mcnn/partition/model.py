@@ -9,34 +9,53 @@ Source: slide "Partition instead of Dropout" for the layer; the mean over masks 
 Y. Gal and Z. Ghahramani, Dropout as a Bayesian approximation, ICML 2016, with other masks.
 """
 
-import copy
 import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mcnn.errors import unknown
+from mcnn.modelwise import deepcopied, exchanged
+from mcnn.partition.hashed import HashedPartition
 from mcnn.partition.layer import DropoutPartition
+from mcnn.partition.parts import MAX_PARTS
 
+_MASKS = ("shared", "own")
 _CHANNELS = nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 
 def replace_dropout(
-    model: nn.Module, parts: int | None = None, *, seed: int = 0, **options: Any
+    model: nn.Module,
+    parts: int | None = None,
+    *,
+    seed: int = 0,
+    masks: str = "shared",
+    nearest: bool = False,
+    **options: Any,
 ) -> nn.Module:
     """Return a copy of a network with partitions in place of its dropout layers.
 
     Parameters
     ----------
     model
-        With :class:`torch.nn.Dropout`, ``Dropout1d``, ``Dropout2d`` or ``Dropout3d`` layers, each
-        used in one place.
+        With :class:`torch.nn.Dropout`, ``Dropout1d``, ``Dropout2d`` or ``Dropout3d`` layers; one
+        that stands at several places stays one layer, and one of rate 0 stays as it is.
     parts
         P; by default 1/p for each layer's own rate p.
     seed
         Of the first layer; every other has the next.
+    masks
+        ``"shared"``: a :class:`mcnn.partition.DropoutPartition`, one mask for a batch, whose number
+        of units must not change.
+        ``"own"``: a :class:`mcnn.partition.hashed.HashedPartition`, a mask for each example, also
+        for sequences of changing length.
+    nearest
+        Whether a rate that is not 1/P becomes the nearest that is, with a warning that says so; by
+        default it is refused.
     options
-        Passed on to :class:`mcnn.partition.DropoutPartition`.
+        Passed on to the layer.
 
     Returns
     -------
@@ -48,44 +67,75 @@ def replace_dropout(
     ValueError
         If there is no such layer, or ``parts`` is not given and a rate is not near 1/P.
 
+    Warns
+    -----
+    UserWarning
+        Of modules that drop by themselves, as attention and recurrent layers do with their own
+        ``dropout``, and still will; and of rates that were rounded.
+
     Examples
     --------
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(1 / 3), nn.Linear(8, 2))
     >>> replace_dropout(model)[2].parts
     3
     """
-    if isinstance(model, nn.Dropout | _CHANNELS):
-        return _instead(model, parts, seed, options)
-    model = copy.deepcopy(model)
-    replaced = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Dropout | _CHANNELS)
-    ]
-    if not replaced:
+    if masks not in _MASKS:
+        raise unknown("masks", masks, _MASKS)
+    rounded: dict[str, str] = {}
+    count = 0
+
+    def new(name: str, layer: nn.Module) -> nn.Module | None:
+        nonlocal count
+        if not isinstance(layer, nn.Dropout | _CHANNELS) or (not layer.p and parts is None):
+            return None
+        chosen = _parts(name, layer.p, nearest, rounded) if parts is None else parts
+        count += 1
+        if masks == "own":
+            if isinstance(layer, _CHANNELS):
+                raise ValueError(f"layer {name!r} drops channels: take masks='shared' for it")
+            return HashedPartition(chosen, seed=seed + count - 1, **options).train(layer.training)
+        channels = {"channels": isinstance(layer, _CHANNELS)}
+        made = DropoutPartition(chosen, **channels | options, seed=seed + count - 1)
+        return made.train(layer.training)
+
+    model = exchanged(deepcopied(model), new)
+    if not count and any(isinstance(m, nn.Dropout | _CHANNELS) for m in model.modules()):
+        raise ValueError("all dropout rates are 0.0, which is not near 1/P: give the parts")
+    if not count:
         raise ValueError(
             "the model has no Dropout layer to replace: put DropoutPartition(parts, seed=...) "
             "into it where units should be dropped"
         )
-    new: dict[nn.Module, DropoutPartition] = {}  # a layer that has two names stays one layer
-    for parent, name, child in replaced:
-        if child not in new:
-            new[child] = _instead(child, parts, seed + len(new), options)
-        setattr(parent, name, new[child])
+    still = [name or type(m).__name__ for name, m in model.named_modules() if _drops(m)]
+    if still:
+        listed = ", ".join(still)
+        warnings.warn(f"still drop units by themselves, as before: {listed}", stacklevel=2)
+    if rounded:
+        listed = ", ".join(f"{name}: {change}" for name, change in rounded.items())
+        warnings.warn(f"rates of dropout were rounded to 1/P: {listed}", stacklevel=2)
     return model
 
 
-def _instead(
-    layer: nn.Module, parts: int | None, seed: int, options: dict[str, Any]
-) -> DropoutPartition:
-    if parts is None:
-        parts = round(1 / layer.p) if layer.p else 0
-        if parts < 2 or abs(layer.p - 1 / parts) > 0.01:
-            raise ValueError(f"a dropout rate of {layer.p} is not near 1/P: give the parts")
-    channels = isinstance(layer, _CHANNELS)
-    new = DropoutPartition(parts, **{"channels": channels} | options, seed=seed)
-    return new.train(layer.training)
+def _parts(name: str, rate: float, nearest: bool, rounded: dict[str, str]) -> int:
+    """Return P for a rate near 1/P, or the nearest, which is then noted."""
+    parts = min(max(2, round(1 / rate)), MAX_PARTS)
+    if abs(rate - 1 / parts) > 0.01:
+        if rate > 2 / 3 or not nearest:
+            raise ValueError(
+                f"layer {name!r}: a dropout rate of {rate} is not near 1/P: give the parts, or "
+                f"nearest=True for rates that may be rounded, here to 1/{parts}"
+            )
+        rounded[name] = f"{rate:g} to 1/{parts}"
+    return parts
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module of another kind drops units when it is trained."""
+    others = (nn.AlphaDropout, nn.FeatureAlphaDropout)
+    own = (nn.MultiheadAttention, nn.RNNBase)
+    return (isinstance(module, others) and module.p > 0) or (
+        isinstance(module, own) and module.dropout > 0
+    )
 
 
 @torch.no_grad()

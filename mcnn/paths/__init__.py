@@ -13,6 +13,7 @@ its training (:class:`PathMLP`, :class:`PathLinear`, :class:`PathConv2d`, :class
 sums go through what is fastest on the device (:func:`backend`).
 :class:`Graph` counts what a set of paths makes of a network, :func:`sobol_network` says it without
 sampling, and :func:`grow` and :func:`regrow` change networks by whole paths.
+:func:`sparsify` puts layers of paths into any network.
 :func:`compress` goes the other way: it samples paths through a network that has been trained.
 
 Source: slides "Sampling Paths through Networks" of A. Keller's talk.
@@ -29,6 +30,7 @@ from mcnn.paths.layers import PathLinear
 from mcnn.paths.nets import PathMLP
 from mcnn.paths.optimizer_state import migrate_optimizer_state
 from mcnn.paths.sobol import SobolNetwork, sobol_dimensions, sobol_network
+from mcnn.paths.sparsify import sparsify
 from mcnn.sparse.ops import backend
 from mcnn.sparse.structure import Edges
 
@@ -52,6 +54,7 @@ __all__ = [
     "sample_paths",
     "sobol_dimensions",
     "sobol_network",
+    "sparsify",
     "strengths",
     "to_dense_model",
     "to_gather_model",

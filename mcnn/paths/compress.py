@@ -148,8 +148,8 @@ def compress(
             layer.write(w.sign() * (counts * scale[:, None] / before.clamp(min=_TINY)))
         else:
             layer.write(w * (counts > 0))
-        if layer.module.bias is not None:
-            layer.module.bias.mul_(visits > 0)
+        if layer.bias is not None:
+            layer.bias.mul_(visits > 0)
         if number:
             units = len(layers[number - 1].rows)
             visits = counts.sum(0).view(units, -1).sum(1)  # [units of the layer before]
@@ -245,7 +245,7 @@ _COUNTS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 def _report(layer: Layer, counts: Tensor, visits: Tensor, weights: str) -> LayerReport:
     visited = int(visits.count_nonzero())
-    has_bias = layer.module.bias is not None
+    has_bias = layer.bias is not None
     if weights == "counts":
         signed = counts * layer.rows.sign().long()
         return layer.report(signed, floats=visited * (1 + has_bias), visited=visited)

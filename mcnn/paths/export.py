@@ -1,6 +1,5 @@
 """Networks of paths for other engines: operations that all have, and the 2:4 pattern of GPUs."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.errors import naming_extra, unknown
+from mcnn.modelwise import deepcopied, exchanged
 from mcnn.paths.nets import PathMLP
 from mcnn.sparse.layer import SparseLayer, SparseLinear
 
@@ -34,10 +34,10 @@ class GatherLinear(nn.Module):
         self.register_buffer("outputs", edges.outputs.long())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output [batch, out_features] of an input [batch, in_features]."""
-        taken = x[:, self.inputs] * self.weight  # [batch, edges]
-        y = self.bias.expand(x.shape[0], -1).clone()
-        return y.scatter_add(1, self.outputs.expand(x.shape[0], -1), taken)
+        """Return the output [..., out_features] of an input [..., in_features]."""
+        taken = x[..., self.inputs] * self.weight  # [..., edges]
+        y = self.bias.expand(*x.shape[:-1], -1).clone()
+        return y.scatter_add(-1, self.outputs.expand(taken.shape), taken)
 
 
 def to_dense_model(model: nn.Module) -> nn.Module:
@@ -58,7 +58,7 @@ def to_dense_model(model: nn.Module) -> nn.Module:
     >>> to_dense_model(PathMLP([8, 8, 4], paths=16))[1]
     Linear(in_features=8, out_features=8, bias=True)
     """
-    return _converted(copy.deepcopy(model), lambda layer: layer.to_dense()).eval()
+    return _converted(model, lambda layer: layer.to_dense()).eval()
 
 
 def to_gather_model(model: nn.Module) -> nn.Module:
@@ -79,7 +79,7 @@ def to_gather_model(model: nn.Module) -> nn.Module:
     ValueError
         For a convolution of paths.
     """
-    return _converted(copy.deepcopy(model), _gathered).eval()
+    return _converted(model, _gathered).eval()
 
 
 FORMS = {"gather": to_gather_model, "dense": to_dense_model}
@@ -92,14 +92,13 @@ def _gathered(layer: SparseLayer) -> GatherLinear:
 
 
 def _converted(model: nn.Module, convert: Callable[[SparseLayer], nn.Module]) -> nn.Module:
-    if isinstance(model, PathMLP):
-        layers = [module for layer in model.layers for module in (layer, nn.ReLU())]
-        model = nn.Sequential(nn.Flatten(), *layers[:-1])
-    if isinstance(model, SparseLayer):
-        return convert(model)
-    for name, child in model.named_children():
-        setattr(model, name, _converted(child, convert))
-    return model
+    def new(name: str, module: nn.Module) -> nn.Module | None:
+        if isinstance(module, PathMLP):
+            layers = [m for layer in module.layers for m in (convert(layer), nn.ReLU())]
+            return nn.Sequential(nn.Flatten(), *layers[:-1])
+        return convert(module) if isinstance(module, SparseLayer) else None
+
+    return exchanged(deepcopied(model), new)
 
 
 def export_onnx(model: nn.Module, example: Tensor, file: str | Path, form: str = "gather") -> None:

@@ -19,6 +19,7 @@ import math
 import torch
 from torch import nn
 
+from mcnn.modelwise import check_writable
 from mcnn.randomness.source import normals, substream
 from mcnn.sampling import as_seed
 
@@ -32,7 +33,8 @@ def initialise_(
     Parameters
     ----------
     model
-        Its :class:`torch.nn.Linear` layers are initialised, in the order of its modules.
+        Its :class:`torch.nn.Linear` layers are initialised, in the order of its modules; a weight
+        that several share is drawn once.
     source
         One of :data:`mcnn.randomness.SOURCES`.
     seed
@@ -46,7 +48,8 @@ def initialise_(
     Raises
     ------
     ValueError
-        If there is no linear layer, or for an unknown source.
+        If there is no linear layer, something else computes the weight of one, or for an unknown
+        source.
 
     Examples
     --------
@@ -58,10 +61,17 @@ def initialise_(
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ValueError("the model has no linear layer to initialise")
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            check_writable(name, layer)
+    drawn: set[int] = set()  # a weight that layers share has that of the first
     for number, layer in enumerate(layers):
+        if layer.bias is not None:
+            layer.bias.zero_()
+        if id(layer.weight) in drawn:
+            continue
+        drawn.add(id(layer.weight))
         n = layer.in_features
         z = normals(n, layer.out_features, source, substream(seed, number))  # [in, out]
         layer.weight.copy_(z.T * math.sqrt(2 / n))
-        if layer.bias is not None:
-            layer.bias.zero_()
     return model

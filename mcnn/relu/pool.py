@@ -12,12 +12,12 @@ A maximum does not mind to see an operand twice, so a tap that falls outside the
 the nearest tap of the same window that does not.
 """
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from mcnn.modelwise import deepcopied, exchanged
 from mcnn.relu.check import check_floating, check_form
 from mcnn.relu.maxima import FORMS, exact_finite, join_ends, skip, split_ends
 
@@ -258,23 +258,25 @@ def replace_maxpool(model: nn.Module, form: str = "exact") -> nn.Module:
     >>> replace_maxpool(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)))[1]
     MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False, form='exact')
     """
-    model = copy.deepcopy(model)
-    pools = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.MaxPool2d)]
-    if not pools:
+    model = deepcopied(model)
+    found = False
+
+    def new(name: str, old: nn.Module) -> nn.Module | None:
+        nonlocal found
+        if not isinstance(old, nn.MaxPool2d):
+            return None
+        found = True
+        sizes = (old.kernel_size, old.stride, old.padding, old.dilation)
+        try:
+            pool = MaxPool2d(*sizes, old.return_indices, old.ceil_mode, form)
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from None
+        return pool.train(old.training)
+
+    model = exchanged(model, new)
+    if not found:
         raise ValueError(
             "the model has no nn.MaxPool2d to replace; where it calls F.max_pool2d, "
             "call mcnn.relu.max_pool2d instead"
         )
-    new = {}
-    for name, old in pools:
-        sizes = (old.kernel_size, old.stride, old.padding, old.dilation)
-        try:
-            new[old] = MaxPool2d(*sizes, old.return_indices, old.ceil_mode, form)
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from None
-        new[old].train(old.training)
-    places = list(model.named_modules(remove_duplicate=False))  # a layer may stand in several
-    for name, module in places:
-        if name and module in new:
-            model.set_submodule(name, new[module])
-    return new.get(model, model)
+    return model

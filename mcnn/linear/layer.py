@@ -241,7 +241,7 @@ class SampledLinear(SparseLinear):
             for name in _BACKWARD:
                 setattr(self, f"_{name}", getattr(edges, name))
 
-    def adopt_structure(self, state: Mapping[str, Tensor]) -> None:
+    def adopt_structure(self, state: Mapping[str, Tensor], assign: bool = False) -> None:
         """Make room for the lists of a state, and check them."""
         if any(name not in state for name in _LISTS):
             return  # loading goes on to say what is missing

@@ -67,7 +67,7 @@ class PathConv2d(PathLayer):
         kernel_size: int,
         paths: int | Tensor,
         method: str = "sobol",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         *,
         stride: int = 1,
         padding: int = 0,

@@ -58,13 +58,15 @@ class SparseLayer(nn.Module):
         """Return the weights of the edges, [edges, ...]."""
         raise NotImplementedError
 
-    def adopt_structure(self, state: Mapping[str, Tensor]) -> None:
+    def adopt_structure(self, state: Mapping[str, Tensor], assign: bool = False) -> None:
         """Take the structure of a state that is about to be loaded, whatever the lengths of lists.
 
         Parameters
         ----------
         state
             The layer's own part of it; may be incomplete.
+        assign
+            Whether its tensors will take the place of the layer's, where they are.
 
         Raises
         ------
@@ -100,10 +102,13 @@ class SparseLayer(nn.Module):
             layer.bias.copy_(bias)
         return layer.train(self.training)
 
-    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self, state: Mapping[str, Any], prefix: str, metadata: dict[str, Any], *rest: Any
+    ) -> None:
         names = [name for name in state if name.startswith(prefix)]
-        self.adopt_structure({name.removeprefix(prefix): state[name] for name in names})
-        super()._load_from_state_dict(state, prefix, *rest)
+        own = {name.removeprefix(prefix): state[name] for name in names}
+        self.adopt_structure(own, bool(metadata.get("assign_to_params_buffers")))
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
 
 
 class SparseLinear(SparseLayer):

@@ -25,7 +25,8 @@ from mcnn.density import sample_counts
 from mcnn.errors import unknown
 from mcnn.linear.wiring import METHODS, sample_connections, signs
 from mcnn.sampling import as_seed
-from mcnn.sparse.autograd import product
+from mcnn.sparse.autograd import is_transformed, product
+from mcnn.sparse.backends.torch import epilogue
 from mcnn.sparse.layer import SparseLinear
 from mcnn.sparse.structure import Edges, check_operands, edges_of_rows
 
@@ -225,6 +226,9 @@ class SampledLinear(SparseLinear):
         counts = self.counts.to(self.scale.dtype)  # [n_w]
         sizes = (self.in_features, self.out_features, self.n_weights)
         x = check_operands(x, counts, self.bias, *sizes)
+        if is_transformed():
+            y = product(x, counts, self.edges) * self.scale[:, None]
+            return epilogue(y, self.bias, relu)
         if x.requires_grad and torch.is_grad_enabled():
             self._keep_backward_lists()
             y = product(x, counts, self.edges)

@@ -119,7 +119,7 @@ class PathLayer(SparseLayer):
         scale: float = 1.0,
         optimizers: Sequence[Optimizer] | None = None,
     ) -> None:
-        """Exchange the paths; the weight stays the same parameter, and optimisers go on training it.
+        """Exchange the paths; the weight stays the same parameter, which optimisers go on training.
 
         Gradients, and what optimisers remember, follow the edges, see
         :mod:`mcnn.paths.parameter`.

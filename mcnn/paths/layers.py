@@ -25,8 +25,9 @@ class PathLinear(PathLayer, SparseLinear):
     method
         One of :data:`mcnn.paths.METHODS`.
     seed
-        Of the paths and of the initial weights: an integer, or a generator, which is advanced by one
-        draw; without one, as ``torch.manual_seed`` has it, so that layers made alike differ.
+        Of the paths and of the initial weights: an integer, or a generator, which is advanced by
+        one draw; by default from PyTorch's own, so that layers made alike differ and
+        ``torch.manual_seed`` governs them.
     bias
         Whether outputs have one, at first zero.
     duplicates

@@ -24,7 +24,7 @@ class PathMLP(nn.Module):
         Number of paths to sample, or the paths: integers [layers, paths].
     method, seed
         As of :func:`mcnn.paths.sample_paths`; the seed also draws the initial weights.
-        Without one, as ``torch.manual_seed`` has it, so that networks made alike differ.
+        By default it comes from PyTorch's own generator, as for :class:`mcnn.paths.PathLinear`.
     options
         Of every :class:`mcnn.paths.PathLinear`: ``bias``, ``duplicates``, ``init``, ``sign``,
         ``fixed_signs``, ``kernel``, ``device``, ``dtype``.

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcnn.sparse.structure import Edges
+
 _TILE = 1 << 18  # numbers that a tile of the general form of inner products holds
 
 
@@ -27,6 +29,12 @@ def sum_rows(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor
         per_sample_weights=weight.contiguous(),
         include_last_offset=True,
     )
+
+
+def sum_composed(x: Tensor, weight: Tensor, edges: Edges) -> Tensor:
+    """As :func:`sum_rows`, by operators that all transformations know; holds [edges, batch]."""
+    taken = x.index_select(0, edges.inputs) * weight[:, None]  # [edges, batch]
+    return x.new_zeros(len(edges.starts) - 1, x.shape[1]).index_add(0, edges.outputs, taken)
 
 
 def dot_rows(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:

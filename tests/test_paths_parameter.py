@@ -251,8 +251,9 @@ def test_edges_that_begin_at_zero_are_trained(change, init):
         optimizer.zero_grad()
         net(randn(64, 12, seed=k)).sum(1).sub(1).square().mean().backward()
         optimizer.step()
-    for layer, zero, s in zip(net.layers, began, signs, strict=True):
-        assert (layer.weight[zero] != 0).sum() > 1  # not those of units that never fire
+    moved = [layer.weight[zero] != 0 for layer, zero in zip(net.layers, began, strict=True)]
+    assert torch.cat(moved).float().mean() > 0.3  # not those of units that never fire
+    for layer, s in zip(net.layers, signs, strict=True):
         assert torch.equal(layer.signs, s)
         assert (layer.weights() * s >= 0).all()
 

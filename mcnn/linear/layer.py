@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from mcnn.density import sample_counts
 from mcnn.errors import unknown
 from mcnn.linear.wiring import METHODS, sample_connections, signs
-from mcnn.sampling import as_seed
+from mcnn.seeds import layer_seed
 from mcnn.sparse.autograd import is_transformed, product
 from mcnn.sparse.backends.torch import epilogue
 from mcnn.sparse.layer import SparseLinear
@@ -146,7 +146,7 @@ class SampledLinear(SparseLinear):
         out_features: int,
         fan_in: int,
         method: str = "jittered",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "SampledLinear":
@@ -166,7 +166,8 @@ class SampledLinear(SparseLinear):
             How the inputs are sampled, see :mod:`mcnn.linear.wiring`: ``"jittered"`` or
             ``"rotated"``.
         seed
-            The same seed gives the same layer on every device.
+            The same seed gives the same layer on every device; by default it comes from PyTorch's
+            generator, so that layers made alike differ.
         device, dtype
             Of the layer, and of its scale and bias.
 
@@ -183,7 +184,7 @@ class SampledLinear(SparseLinear):
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         _check_size(out_features * fan_in)
-        seed = as_seed(seed)
+        seed = layer_seed(seed)
         starts = torch.arange(out_features + 1, dtype=torch.int32) * fan_in
         inputs = sample_connections(in_features, out_features, fan_in, method, seed).flatten()
         scale = torch.full((out_features,), (2 / fan_in) ** 0.5, dtype=dtype)

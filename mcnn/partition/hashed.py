@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from mcnn.partition import native
 from mcnn.partition.parts import check_parts
 from mcnn.sampling import as_seed, hash_bits
+from mcnn.seeds import layer_seed
 
 _MULTIPLY1 = 0x7FEB352D
 _MULTIPLY2 = 0x846CA68B - 2**32  # as a signed integer: products wrap around, as they should
@@ -112,8 +113,8 @@ class HashedPartition(nn.Module):
     parts
         P, 2 to 256; stands for dropout at a rate of 1/P.
     seed
-        An integer, or a generator, which is advanced by one draw.
-        Layers of one network need different seeds, or elements of the same number are dropped
+        An integer, or a generator, which is advanced by one draw; by default from PyTorch's own.
+        Layers of one network need different seeds, as they have by default, or elements of the same number are dropped
         together; so do processes of ``DistributedDataParallel``, whose batches else share masks.
 
     Raises
@@ -137,12 +138,12 @@ class HashedPartition(nn.Module):
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
 
-    def __init__(self, parts: int, seed: int | torch.Generator = 0) -> None:
+    def __init__(self, parts: int, seed: int | torch.Generator | None = None) -> None:
         super().__init__()
         check_parts(parts)
         self.parts = parts
         # No buffer, for reading it shall wait for no GPU.
-        self._state = torch.tensor([0, as_seed(seed)], device="cpu")
+        self._state = torch.tensor([0, layer_seed(seed)], device="cpu")
         self.register_load_state_dict_pre_hook(_fill_in_state)
 
     @property

@@ -12,7 +12,6 @@ from mcnn.partition.hashed import HashedPartition
 from mcnn.paths import PathCNN, PathConv2d, PathLinear, PathMLP, PathResidual
 from mcnn.residual import ResidualODE
 
-
 PINNED = {
     "paths": [[1, 7, 2, 4, 0, 6], [6, 3, 0, 5, 2, 7]],
     "weight": [-0.0091794, -0.0312927, 0.5057803],

@@ -169,9 +169,10 @@ class DropoutPartition(nn.Module):
         if self.per_sample:  # the others are ahead of example 0, by up to a cycle
             ahead = torch.arange(len(x), device=x.device) % self.parts  # [b]
             turn = ahead.to(torch.uint8).view(-1, *[1] * (x.ndim - 1))
+        # In place, which keeps the memory layout of the input.
         if self.drop == "one":
-            return (x * (self.parts / (self.parts - 1))).masked_fill(wait == turn, 0)
-        return (x * self.parts).masked_fill(wait != turn, 0)
+            return (x * (self.parts / (self.parts - 1))).masked_fill_(wait == turn, 0)
+        return (x * self.parts).masked_fill_(wait != turn, 0)
 
     def get_extra_state(self) -> Tensor:
         """Return what ``state_dict`` saves: int64 [6], the state, the parts and the seed."""

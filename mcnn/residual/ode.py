@@ -149,11 +149,11 @@ class ResidualODE(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         """Return the state at the horizon, [..., width], of the state a [..., width] at time 0."""
-        return self.flow(self.start(a))[..., : self.width]
+        return self.flow(self.start(a))[..., : self.width].contiguous()
 
     def trajectory(self, a: Tensor) -> Tensor:
         """Return the states at 0, h, 2h, ..., T = ``steps`` h: [steps + 1, ..., width]."""
-        return self._solve(self.start(a), dense=True)[..., : self.width]
+        return self._solve(self.start(a), dense=True)[..., : self.width].contiguous()
 
     def start(self, a: Tensor) -> Tensor:
         """Return the full state of an input: for the second-order equation, with velocity 0."""

@@ -116,8 +116,9 @@ class SparseLinear(SparseLayer):
 
     Its cost is in proportion to its edges.
     Activations that are [units, batch] are multiplied as they lie, see
-    :mod:`mcnn.sparse.autograd`; :meth:`forward` leaves its result in this order, seen from the
-    other side, so that the next sparse layer has nothing to transpose.
+    :mod:`mcnn.sparse.autograd`; a stack of sparse layers that hands them on like that
+    (:meth:`feature_major`) has nothing to transpose, where :meth:`forward` takes and returns what
+    :class:`torch.nn.Linear` does.
     """
 
     @property
@@ -154,7 +155,7 @@ class SparseLinear(SparseLayer):
             raise ValueError(f"the input must be [..., {self.in_features}], got {list(x.shape)}")
         flat = x.reshape(-1, self.in_features)  # [batch, in_features]
         y = self.feature_major(flat.T.contiguous())
-        return y.T.reshape(*x.shape[:-1], self.out_features)
+        return y.T.contiguous().view(*x.shape[:-1], self.out_features)
 
     def to_dense(self) -> nn.Linear:
         """Return the same layer with a matrix of weights, zero where there is no edge."""

@@ -619,7 +619,7 @@ def test_other_inputs():
 
 
 def test_repr_says_what_differs():
-    assert repr(DropoutPartition(3, per_sample=True)) == (
+    assert repr(DropoutPartition(3, per_sample=True, seed=0)) == (
         "DropoutPartition(parts=3, drop='one', redraw='cycle', per_sample=True, "
         "source='lfsr', seed=0)"
     )

@@ -162,7 +162,8 @@ def test_checkpoints_bring_their_paths():
     assert torch.equal(a(randn(3, 16)), b(randn(3, 16)))
     assert len(b.layers[0].weight) == len(a.layers[0].weight)
     keys = {"weight", "bias", "paths", "signs"}
-    assert a.state_dict().keys() == {f"layers.{i}.{k}" for i in (0, 1) for k in keys} | {"sampled"}
+    layers = {f"layers.{i}.{k}" for i in (0, 1) for k in keys}
+    assert a.state_dict().keys() == layers | {"sampled", "sequence"}
 
 
 def test_compiled_networks_compute_the_same():

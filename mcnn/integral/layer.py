@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from mcnn.integral.kernels import Kernel, cosines
 from mcnn.integral.nodes import nodes
-from mcnn.sampling import as_seed, fold_in
+from mcnn.sampling import fold_in
+from mcnn.seeds import layer_seed
 
 
 class IntegralLayer(nn.Module):
@@ -39,7 +40,7 @@ class IntegralLayer(nn.Module):
     n
         Number of nodes.
     seed
-        Of the nodes.
+        Of the nodes; by default from PyTorch's generator, so that layers made alike differ.
     bias
         Adds b(y) after the integral; any module from [m, outputs] to [m].
     dtype
@@ -72,7 +73,7 @@ class IntegralLayer(nn.Module):
         kernel: Kernel,
         points: str = "jittered",
         n: int = 256,
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         bias: nn.Module | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -83,10 +84,10 @@ class IntegralLayer(nn.Module):
         self.register_buffer("weights", torch.empty(0, dtype=dtype), persistent=False)
         self.draw(n, points, seed)
 
-    def draw(self, n: int, points: str, seed: int | torch.Generator = 0) -> None:
+    def draw(self, n: int, points: str, seed: int | torch.Generator | None = None) -> None:
         """Replace the nodes, on the same device and in the same precision."""
         self.x, self.weights = nodes(
-            n, self.kernel.inputs, points, seed, self.x.device, self.x.dtype
+            n, self.kernel.inputs, points, layer_seed(seed), self.x.device, self.x.dtype
         )
 
     def forward(self, a: Tensor, y: Tensor) -> Tensor:
@@ -210,12 +211,12 @@ class IntegralNet(nn.Module):
         classes: int,
         points: str = "jittered",
         n: int = 256,
-        seed: int = 0,
+        seed: int | torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.register_buffer("classes", torch.arange(classes), persistent=False)
-        self.seed = as_seed(seed)
+        self.seed = layer_seed(seed)
         self.draws = 0
         self.draw(n, points)
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from mcnn.integral.kernels import Kernel
 from mcnn.integral.nodes import nodes
+from mcnn.seeds import layer_seed
 
 
 class RecurrentLayer(nn.Module):
@@ -32,7 +33,7 @@ class RecurrentLayer(nn.Module):
     kernel
         w, from one cube to itself.
     points, n, seed
-        Nodes, see :func:`mcnn.integral.nodes`.
+        Nodes, see :func:`mcnn.integral.nodes`; the seed is by default from PyTorch's generator.
     steps
         How often the layer listens to itself.
     dtype
@@ -57,7 +58,7 @@ class RecurrentLayer(nn.Module):
         kernel: Kernel,
         points: str = "jittered",
         n: int = 256,
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         steps: int = 32,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -66,7 +67,7 @@ class RecurrentLayer(nn.Module):
             raise ValueError(f"steps must not be negative, got {steps}")
         self.kernel = kernel
         self.steps = steps
-        x, weights = nodes(n, kernel.inputs, points, seed, dtype=dtype)
+        x, weights = nodes(n, kernel.inputs, points, layer_seed(seed), dtype=dtype)
         self.register_buffer("x", x, persistent=False)
         self.register_buffer("weights", weights, persistent=False)
 

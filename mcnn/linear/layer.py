@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from mcnn.density import sample_counts
 from mcnn.errors import unknown
 from mcnn.linear.wiring import METHODS, sample_connections, signs
-from mcnn.sampling import as_seed
-from mcnn.sparse.autograd import product
+from mcnn.seeds import layer_seed
+from mcnn.sparse.autograd import is_transformed, product
+from mcnn.sparse.backends.torch import epilogue
 from mcnn.sparse.layer import SparseLinear
 from mcnn.sparse.structure import Edges, check_operands, edges_of_rows
 
@@ -145,7 +146,7 @@ class SampledLinear(SparseLinear):
         out_features: int,
         fan_in: int,
         method: str = "jittered",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "SampledLinear":
@@ -165,7 +166,8 @@ class SampledLinear(SparseLinear):
             How the inputs are sampled, see :mod:`mcnn.linear.wiring`: ``"jittered"`` or
             ``"rotated"``.
         seed
-            The same seed gives the same layer on every device.
+            The same seed gives the same layer on every device; by default it comes from PyTorch's
+            generator, so that layers made alike differ.
         device, dtype
             Of the layer, and of its scale and bias.
 
@@ -182,7 +184,7 @@ class SampledLinear(SparseLinear):
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         _check_size(out_features * fan_in)
-        seed = as_seed(seed)
+        seed = layer_seed(seed)
         starts = torch.arange(out_features + 1, dtype=torch.int32) * fan_in
         inputs = sample_connections(in_features, out_features, fan_in, method, seed).flatten()
         scale = torch.full((out_features,), (2 / fan_in) ** 0.5, dtype=dtype)
@@ -234,6 +236,9 @@ class SampledLinear(SparseLinear):
         counts = self.counts.to(self.scale.dtype)  # [n_w]
         sizes = (self.in_features, self.out_features, self.n_weights)
         x = check_operands(x, counts, self.bias, *sizes)
+        if is_transformed():
+            y = product(x, counts, self.edges) * self.scale[:, None]
+            return epilogue(y, self.bias, relu)
         if x.requires_grad and torch.is_grad_enabled():
             self._keep_backward_lists()
             y = product(x, counts, self.edges)
@@ -250,7 +255,7 @@ class SampledLinear(SparseLinear):
             for name in _BACKWARD:
                 setattr(self, f"_{name}", getattr(edges, name))
 
-    def adopt_structure(self, state: Mapping[str, Tensor]) -> None:
+    def adopt_structure(self, state: Mapping[str, Tensor], assign: bool = False) -> None:
         """Make room for the lists of a state, and check them."""
         if any(name not in state for name in _LISTS):
             return  # loading goes on to say what is missing

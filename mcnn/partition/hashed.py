@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from mcnn.partition import native
 from mcnn.partition.parts import check_parts
 from mcnn.sampling import as_seed, hash_bits
+from mcnn.seeds import layer_seed
 
 _MULTIPLY1 = 0x7FEB352D
 _MULTIPLY2 = 0x846CA68B - 2**32  # as a signed integer: products wrap around, as they should
@@ -112,9 +113,9 @@ class HashedPartition(nn.Module):
     parts
         P, 2 to 256; stands for dropout at a rate of 1/P.
     seed
-        An integer, or a generator, which is advanced by one draw.
-        Layers of one network need different seeds, or elements of the same number are dropped
-        together; so do processes of ``DistributedDataParallel``, whose batches else share masks.
+        An integer, or a generator, which is advanced by one draw; by default from PyTorch's own.
+        Layers of one network need different seeds, as they have by default, or elements of the
+        same number are dropped together; so do processes of ``DistributedDataParallel``, whose batches else share masks.
 
     Raises
     ------
@@ -137,12 +138,12 @@ class HashedPartition(nn.Module):
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
 
-    def __init__(self, parts: int, seed: int | torch.Generator = 0) -> None:
+    def __init__(self, parts: int, seed: int | torch.Generator | None = None) -> None:
         super().__init__()
         check_parts(parts)
         self.parts = parts
         # No buffer, for reading it shall wait for no GPU.
-        self._state = torch.tensor([0, as_seed(seed)], device="cpu")
+        self._state = torch.tensor([0, layer_seed(seed)], device="cpu")
         self.register_load_state_dict_pre_hook(_fill_in_state)
 
     @property
@@ -172,7 +173,8 @@ class HashedPartition(nn.Module):
 
 def _dropped(x: Tensor, state: Tensor, parts: int) -> Tensor:
     if x.device.type == "cpu" and x.dtype == torch.float32:
-        return _DropInC.apply(x, torch.ops.mcnn.hashed_turn(state), parts)
+        y = _DropInC.apply(x, torch.ops.mcnn.hashed_turn(state), parts)
+        return y if x.is_contiguous() else torch.empty_like(x, requires_grad=False).copy_(y)
     units = x.shape[1:].numel()
     bounds, keys = torch.ops.mcnn.next_turn(state, parts, len(x), units, x.device)
     return _Drop.apply(x, bounds, keys, parts)
@@ -204,7 +206,7 @@ class _Drop(torch.autograd.Function):
         units = keys[len(x) :].view(1, *x.shape[1:])  # [1, ...]
         bits = hash32(examples ^ units)  # int32, the shape of x
         dropped = (bits >= bounds[0]) & (bits <= bounds[1])
-        return (x * (parts / (parts - 1))).masked_fill(dropped, 0)
+        return (x * (parts / (parts - 1))).masked_fill_(dropped, 0)  # keeps the memory layout
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

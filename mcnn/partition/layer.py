@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.partition.parts import SOURCES, check_choice, check_parts, part_labels
-from mcnn.sampling import as_seed
+from mcnn.seeds import layer_seed
 
 DROPS = ("one", "keep-one")
 REDRAWS = ("cycle", "epoch", "never")
@@ -53,9 +53,10 @@ class DropoutPartition(nn.Module):
     source
         Of the random numbers: ``"lfsr"`` or ``"counter"``, see :func:`part_labels`.
     seed
-        An integer, or a generator, which is advanced by one draw.
-        Layers of one network need different seeds, or units of the same number are dropped
-        together.
+        An integer, or a generator, which is advanced by one draw; by default from PyTorch's own,
+        so that ``torch.manual_seed`` governs it.
+        Layers of one network need different seeds, as they have by default, or units of the same
+        number are dropped together.
 
     Attributes
     ----------
@@ -109,7 +110,7 @@ class DropoutPartition(nn.Module):
         per_sample: bool = False,
         channels: bool = False,
         source: str = "lfsr",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_parts(parts)
@@ -118,7 +119,7 @@ class DropoutPartition(nn.Module):
         check_choice("source", source, tuple(SOURCES))
         self.parts, self.drop, self.redraw = parts, drop, redraw
         self.balanced, self.per_sample, self.channels = balanced, per_sample, channels
-        self.source, self.seed = source, as_seed(seed)
+        self.source, self.seed = source, layer_seed(seed)
         # Neither is a buffer. The state stays on the CPU, where reading it waits for no GPU, and
         # DDP would broadcast buffers, though all processes have the same.
         self._state = torch.zeros(4, dtype=torch.int64, device="cpu")
@@ -168,9 +169,10 @@ class DropoutPartition(nn.Module):
         if self.per_sample:  # the others are ahead of example 0, by up to a cycle
             ahead = torch.arange(len(x), device=x.device) % self.parts  # [b]
             turn = ahead.to(torch.uint8).view(-1, *[1] * (x.ndim - 1))
+        # In place, which keeps the memory layout of the input.
         if self.drop == "one":
-            return (x * (self.parts / (self.parts - 1))).masked_fill(wait == turn, 0)
-        return (x * self.parts).masked_fill(wait != turn, 0)
+            return (x * (self.parts / (self.parts - 1))).masked_fill_(wait == turn, 0)
+        return (x * self.parts).masked_fill_(wait != turn, 0)
 
     def get_extra_state(self) -> Tensor:
         """Return what ``state_dict`` saves: int64 [6], the state, the parts and the seed."""

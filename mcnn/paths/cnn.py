@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mcnn.paths.conv import PathConv2d
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.layers import PathLinear
-from mcnn.sampling import as_seed, fold_in
+from mcnn.sampling import fold_in
+from mcnn.seeds import layer_seed
 
 
 class PathResidual(nn.Module):
@@ -40,16 +41,17 @@ class PathResidual(nn.Module):
         hidden: int,
         paths: int | Tensor,
         method: str = "sobol",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
-        seed = as_seed(seed)
-        if not isinstance(paths, Tensor):
-            paths = sample_paths((channels, hidden, channels), paths, method, seed)
-        if paths.dim() != 2 or len(paths) != 3:
-            raise ValueError(f"paths must be [3, paths], got {list(paths.shape)}")
-        first, second = _seeds(seed, 2)
+        seed = layer_seed(seed)
+        with torch.device("cpu"):
+            if not isinstance(paths, Tensor):
+                paths = sample_paths((channels, hidden, channels), paths, method, seed)
+            if paths.dim() != 2 or len(paths) != 3:
+                raise ValueError(f"paths must be [3, paths], got {list(paths.shape)}")
+            first, second = _seeds(seed, 2)
         self.body = nn.Sequential(
             *_normalised(channels, hidden, paths[:2], first, options),
             nn.ReLU(),
@@ -79,8 +81,11 @@ class PathCNN(nn.Sequential):
         As of :func:`mcnn.paths.sample_paths`.
     blocks
         Residual blocks of each stage.
+    bias
+        Whether the linear layer has one; those of convolutions are of the normalisation.
     options
-        Of :class:`mcnn.paths.PathConv2d`.
+        Of every :class:`mcnn.paths.PathConv2d` and of the :class:`mcnn.paths.PathLinear`:
+        ``duplicates``, ``init``, ``sign``, ``fixed_signs``, ``kernel``, ``device``, ``dtype``.
 
     Raises
     ------
@@ -100,18 +105,20 @@ class PathCNN(nn.Sequential):
         classes: int,
         paths: int,
         method: str = "sobol",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         *,
         blocks: int = 0,
+        bias: bool = True,
         **options: Any,
     ) -> None:
         if blocks < 0:
             raise ValueError(f"blocks must be at least 0, got {blocks}")
-        seed = as_seed(seed)
+        seed = layer_seed(seed)
         stages = [n for n in channels[1:] for _ in range(1 + 2 * blocks)]
         widths = [channels[0], *stages, classes]
-        sampled = sample_paths(widths, paths, method, seed)  # [layers, paths]
-        seeds = iter(_seeds(seed, len(widths)))
+        with torch.device("cpu"):
+            sampled = sample_paths(widths, paths, method, seed)  # [layers, paths]
+            seeds = iter(_seeds(seed, len(widths)))
         at = 0  # the layer of paths that the next module begins with
         modules: list[nn.Module] = []
         for n in channels[1:]:
@@ -123,7 +130,8 @@ class PathCNN(nn.Sequential):
                 modules += [PathResidual(n, n, own, seed=next(seeds), **options), nn.ReLU()]
                 at += 2
             modules += [nn.MaxPool2d(2)]
-        last = PathLinear(widths[at], classes, sampled[at : at + 2], seed=next(seeds))
+        ends = sampled[at : at + 2]
+        last = PathLinear(widths[at], classes, ends, seed=next(seeds), bias=bias, **options)
         super().__init__(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
 
 

@@ -67,7 +67,7 @@ class PathConv2d(PathLayer):
         kernel_size: int,
         paths: int | Tensor,
         method: str = "sobol",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         *,
         stride: int = 1,
         padding: int = 0,
@@ -112,7 +112,12 @@ class PathConv2d(PathLayer):
             shifted = padded[:, :, rows, columns].reshape(self.in_units, -1)
             y = y + product(shifted, weights[:, i, j], edges)  # [out_channels, batch h' w']
         y = y.view(self.out_units, b, h, w).transpose(0, 1)
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+        if self.bias is not None:
+            y = y + self.bias.view(-1, 1, 1)
+        rows = x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last)
+        return y.contiguous(
+            memory_format=torch.contiguous_format if rows else torch.channels_last
+        )
 
     def to_dense(self) -> nn.Conv2d:
         """Return the same layer with all filters, zero where there is no edge."""

@@ -247,6 +247,7 @@ def _bidirectional(layer: _Layer, start: int, count: int) -> Tensor:
     return source(layer, start, count)
 
 
+# The order is that of numbers in checkpoints: append.
 METHODS: dict[str, Source] = {
     "uniform": _random,
     "pixel": _pixel,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.nets import PathMLP
+from mcnn.paths.parameter import living_optimizers
 from mcnn.sampling import fold_in
 
 
@@ -28,8 +29,9 @@ def grow(net: PathMLP, paths: int, scale: float = 1.0) -> None:
     Parameters
     ----------
     net
-        Grows in place; its weights become new parameters, for which an optimiser has to be made
-        anew.
+        Grows in place.
+        Its weights stay the same parameters: optimisers go on training them, and what they
+        remember of edges follows these, see :mod:`mcnn.paths.parameter`.
     paths
         How many to add.
     scale
@@ -40,6 +42,8 @@ def grow(net: PathMLP, paths: int, scale: float = 1.0) -> None:
     ------
     ValueError
         If the paths of the network were given and not sampled, or ``paths`` is less than 1.
+    UsageError
+        If a weight is computed by something else, or an optimiser cannot follow.
 
     Examples
     --------
@@ -103,9 +107,9 @@ def _next_paths(net: PathMLP, paths: int) -> Tensor:
 
 
 def _replace(net: PathMLP, paths: Tensor, origin: Tensor, scale: float) -> None:
-    number = int(net.sampled)
+    number, optimizers = int(net.sampled), living_optimizers()
     for i, layer in enumerate(net.layers):
         # Another seed for each layer and each time.
         seed = fold_in(net.seed, -(number * len(net.widths) + i) - 1)
-        layer.replace_paths(paths[i : i + 2], origin, seed, scale)
+        layer.replace_paths(paths[i : i + 2], origin, seed, scale, optimizers)
     net.sampled += int((origin < 0).sum())

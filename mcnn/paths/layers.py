@@ -25,8 +25,9 @@ class PathLinear(PathLayer, SparseLinear):
     method
         One of :data:`mcnn.paths.METHODS`.
     seed
-        Of the paths and of the initial weights, an integer or a generator, which is advanced by one
-        draw.
+        Of the paths and of the initial weights: an integer, or a generator, which is advanced by
+        one draw; by default from PyTorch's own, so that layers made alike differ and
+        ``torch.manual_seed`` governs them.
     bias
         Whether outputs have one, at first zero.
     duplicates
@@ -84,7 +85,7 @@ class PathLinear(PathLayer, SparseLinear):
         out_features: int,
         paths: int | Tensor,
         method: str = "sobol",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         *,
         bias: bool = True,
         duplicates: str = "merge",

@@ -1,14 +1,16 @@
 """Networks whose layers share paths from the inputs to the outputs."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mcnn.paths.generators import sample_paths
+from mcnn.paths.generators import METHODS, sample_paths
 from mcnn.paths.layers import PathLinear
-from mcnn.sampling import as_seed, fold_in
+from mcnn.sampling import fold_in
+from mcnn.seeds import layer_seed
 
 
 class PathMLP(nn.Module):
@@ -22,6 +24,7 @@ class PathMLP(nn.Module):
         Number of paths to sample, or the paths: integers [layers, paths].
     method, seed
         As of :func:`mcnn.paths.sample_paths`; the seed also draws the initial weights.
+        By default it comes from PyTorch's own generator, as for :class:`mcnn.paths.PathLinear`.
     options
         Of every :class:`mcnn.paths.PathLinear`: ``bias``, ``duplicates``, ``init``, ``sign``,
         ``fixed_signs``, ``kernel``, ``device``, ``dtype``.
@@ -32,6 +35,7 @@ class PathMLP(nn.Module):
         Of :class:`mcnn.paths.PathLinear`.
     method, seed
         What the paths were sampled with; the method is None if they were given.
+        A checkpoint brings its own, so that what is loaded goes on with its sequence.
     sampled : Tensor
         How many paths of that sequence were used so far.
 
@@ -57,29 +61,40 @@ class PathMLP(nn.Module):
         widths: Sequence[int],
         paths: int | Tensor,
         method: str = "sobol",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
-        seed = as_seed(seed)
+        seed = layer_seed(seed)
         given = isinstance(paths, Tensor)
-        if not given:
-            paths = sample_paths(widths, paths, method, seed)
-        if paths.dim() != 2 or len(paths) != len(widths):
-            raise ValueError(f"paths must be [{len(widths)}, paths], got {list(paths.shape)}")
-        self.method, self.seed = None if given else method, seed
-        # Path number `sampled` comes next; saved, for a network that grew may go on after loading.
-        self.register_buffer("sampled", torch.tensor(paths.shape[1]))
+        device = torch.get_default_device() if (d := options.get("device")) is None else d
+        with torch.device("cpu"):
+            if not given:
+                paths = sample_paths(widths, paths, method, seed)
+            if paths.dim() != 2 or len(paths) != len(widths):
+                raise ValueError(f"paths must be [{len(widths)}, paths], got {list(paths.shape)}")
+            seeds = [fold_in(~seed, i) for i in range(len(widths) - 1)]
+        # The seed and the number of the method, or -1; saved, as is the number that comes next, for
+        # a network that grew may go on after loading.
+        number = -1 if given else list(METHODS).index(method)
+        self.register_buffer("sequence", torch.tensor([seed, number], device=device))
+        self.register_buffer("sampled", torch.tensor(paths.shape[1], device=device))
         self.layers = nn.ModuleList(
-            PathLinear(
-                widths[i],
-                widths[i + 1],
-                paths[i : i + 2],
-                seed=fold_in(~seed, i),
-                **options,
-            )
-            for i in range(len(widths) - 1)
+            PathLinear(n, m, paths[i : i + 2], seed=seeds[i], **options)
+            for i, (n, m) in enumerate(pairwise(widths))
         )
+        self.register_load_state_dict_pre_hook(_fill_in_sequence)
+
+    @property
+    def seed(self) -> int:
+        """What the paths were sampled with."""
+        return int(self.sequence[0])
+
+    @property
+    def method(self) -> str | None:
+        """How the paths were sampled; None if they were given."""
+        number = int(self.sequence[1])
+        return None if number < 0 else list(METHODS)[number]
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -97,4 +112,10 @@ class PathMLP(nn.Module):
         a = x.flatten(1).T.contiguous()  # [inputs, batch]
         for layer in self.layers[:-1]:
             a = layer.feature_major(a, relu=True)  # [units, batch]
-        return self.layers[-1].feature_major(a).T
+        return self.layers[-1].feature_major(a).T.contiguous()
+
+
+def _fill_in_sequence(module: PathMLP, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Let checkpoints load that do not name their sequence."""
+    if f"{prefix}sampled" in state_dict:
+        state_dict.setdefault(f"{prefix}sequence", module.sequence)

@@ -100,7 +100,15 @@ def max_pool2d(
         pooled = join_ends(pool(finite, exact_finite), pool(ends, skip))
     else:
         pooled = pool(x, FORMS[form])
-    return _blank(_blank(pooled, -1, width), -2, height)
+    pooled = _blank(_blank(pooled, -1, width), -2, height)
+    return pooled.contiguous(memory_format=_format(x))
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    last = x.dim() == 4 and not x.is_contiguous()
+    if last and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def _pair(value: Pair, name: str, least: int) -> tuple[int, int]:

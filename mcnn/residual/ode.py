@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mcnn.errors import unknown
 from mcnn.residual.fields import STRUCTURES, WEIGHTS, Parabolic, Schedule, SecondOrder, Separable
 from mcnn.residual.solvers import ADAPTIVE, SOLVERS, solve
-from mcnn.sampling import as_seed
+from mcnn.seeds import layer_seed
 
 
 class ResidualODE(nn.Module):
@@ -51,7 +51,8 @@ class ResidualODE(nn.Module):
     tolerance
         Error per step, relative and absolute, of an adaptive solver.
     seed
-        Of the initial weights: an integer, or a generator, which is advanced by one draw.
+        Of the initial weights: an integer, or a generator, which is advanced by one draw; by
+        default from PyTorch's own, so that layers made alike differ.
 
     Raises
     ------
@@ -88,7 +89,7 @@ class ResidualODE(nn.Module):
         bias: bool = True,
         activation: Callable[[Tensor], Tensor] = torch.relu,
         tolerance: float = 1e-6,
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
     ) -> None:
         super().__init__()
         _check_choice("weights", weights, WEIGHTS)
@@ -102,7 +103,7 @@ class ResidualODE(nn.Module):
         self.width = width
         self.schedule = Schedule(weights, layers)
         self.horizon = horizon
-        generator = torch.Generator().manual_seed(as_seed(seed))
+        generator = torch.Generator().manual_seed(layer_seed(seed))
         self.field = STRUCTURES[structure](
             width, hidden, self.schedule, bias=bias, activation=activation, generator=generator
         )
@@ -148,11 +149,11 @@ class ResidualODE(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         """Return the state at the horizon, [..., width], of the state a [..., width] at time 0."""
-        return self.flow(self.start(a))[..., : self.width]
+        return self.flow(self.start(a))[..., : self.width].contiguous()
 
     def trajectory(self, a: Tensor) -> Tensor:
         """Return the states at 0, h, 2h, ..., T = ``steps`` h: [steps + 1, ..., width]."""
-        return self._solve(self.start(a), dense=True)[..., : self.width]
+        return self._solve(self.start(a), dense=True)[..., : self.width].contiguous()
 
     def start(self, a: Tensor) -> Tensor:
         """Return the full state of an input: for the second-order equation, with velocity 0."""

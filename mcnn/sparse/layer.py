@@ -58,13 +58,15 @@ class SparseLayer(nn.Module):
         """Return the weights of the edges, [edges, ...]."""
         raise NotImplementedError
 
-    def adopt_structure(self, state: Mapping[str, Tensor]) -> None:
+    def adopt_structure(self, state: Mapping[str, Tensor], assign: bool = False) -> None:
         """Take the structure of a state that is about to be loaded, whatever the lengths of lists.
 
         Parameters
         ----------
         state
             The layer's own part of it; may be incomplete.
+        assign
+            Whether its tensors will take the place of the layer's, where they are.
 
         Raises
         ------
@@ -100,10 +102,13 @@ class SparseLayer(nn.Module):
             layer.bias.copy_(bias)
         return layer.train(self.training)
 
-    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self, state: Mapping[str, Any], prefix: str, metadata: dict[str, Any], *rest: Any
+    ) -> None:
         names = [name for name in state if name.startswith(prefix)]
-        self.adopt_structure({name.removeprefix(prefix): state[name] for name in names})
-        super()._load_from_state_dict(state, prefix, *rest)
+        own = {name.removeprefix(prefix): state[name] for name in names}
+        self.adopt_structure(own, bool(metadata.get("assign_to_params_buffers")))
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
 
 
 class SparseLinear(SparseLayer):
@@ -111,8 +116,9 @@ class SparseLinear(SparseLayer):
 
     Its cost is in proportion to its edges.
     Activations that are [units, batch] are multiplied as they lie, see
-    :mod:`mcnn.sparse.autograd`; :meth:`forward` leaves its result in this order, seen from the
-    other side, so that the next sparse layer has nothing to transpose.
+    :mod:`mcnn.sparse.autograd`; a stack of sparse layers that hands them on like that
+    (:meth:`feature_major`) has nothing to transpose, where :meth:`forward` takes and returns what
+    :class:`torch.nn.Linear` does.
     """
 
     @property
@@ -149,7 +155,7 @@ class SparseLinear(SparseLayer):
             raise ValueError(f"the input must be [..., {self.in_features}], got {list(x.shape)}")
         flat = x.reshape(-1, self.in_features)  # [batch, in_features]
         y = self.feature_major(flat.T.contiguous())
-        return y.T.reshape(*x.shape[:-1], self.out_features)
+        return y.T.contiguous().view(*x.shape[:-1], self.out_features)
 
     def to_dense(self) -> nn.Linear:
         """Return the same layer with a matrix of weights, zero where there is no edge."""

@@ -117,6 +117,26 @@ def edges_of_rows(starts: Tensor, inputs: Tensor, in_features: int) -> Edges:
     return _sorted_both_ways(inputs, outputs, starts, in_features)
 
 
+def turned(edges: Edges) -> Edges:
+    """Return the layer the other way: inputs are outputs, and edges in the order of ``order``.
+
+    Examples
+    --------
+    >>> edges, _ = edges_of_paths(torch.tensor([[0, 1, 1], [0, 0, 1]]), 2, 2)
+    >>> [t.tolist() for t in turned(edges)[:2]]
+    [[0, 0, 1], [0, 1, 1]]
+    """
+    order = edges.order.long()
+    return Edges(
+        edges.outputs_by_input,
+        edges.inputs[order],
+        edges.starts_by_input,
+        _inverse(order).int(),
+        edges.inputs,
+        edges.starts,
+    )
+
+
 def _sorted_both_ways(inputs: Tensor, outputs: Tensor, starts: Tensor, in_features: int) -> Edges:
     by_input, order = inputs.sort(stable=True)  # [edges] each
     starts_by_input = _starts(by_input, in_features)

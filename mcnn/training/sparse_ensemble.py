@@ -380,7 +380,7 @@ class _Joint:
         self.layer.bias.data.copy_(torch.cat([part.bias for part in parts]))
 
     def _layer(self, weight: Tensor) -> PathLinear:
-        layer = PathLinear(self.width, sum(self.outputs), self.ends, kernel="gather")
+        layer = PathLinear(self.width, sum(self.outputs), self.ends, seed=0, kernel="gather")
         layer.weight.data.copy_(weight)
         return layer
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcnn.paths import METHODS, PathLinear, sample_paths
+from mcnn.linear import SampledLinear
+from mcnn.paths import METHODS, PathConv2d, PathLinear, PathMLP, sample_paths, to_dense_model
 from mcnn.sparse.autograd import block_product, dense_product, product
 from mcnn.sparse.structure import edges_of_paths, find_blocks
 
@@ -72,13 +73,122 @@ def test_the_operators_keep_the_rules_of_operators(dtype, batch):
         torch.library.opcheck(operator, arguments, test_utils=tests)
 
 
-@pytest.mark.parametrize("kernel", ["gather", "blocks"])
-def test_second_derivatives_are_refused(kernel):
-    layer = PathLinear(64, 64, 64 * 4, kernel=kernel)
-    x = randn(5, 64).requires_grad_()
-    (slope,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+# --- derivatives of derivatives, and transformations ----------------------------------------------
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("kind", ["merge", "keep", "blocks"])
+def test_second_derivatives(kind, relu):
+    method = "sobol" if kind == "blocks" else "uniform"
+    edges, _ = edges_of_paths(sample_paths([8, 4], 16, method, 1), 8, 4, kind != "keep")
+    layer = find_blocks(edges) if kind == "blocks" else edges
+    multiply = block_product if kind == "blocks" else product
+    shapes = ((8, 3), (len(edges.inputs),), (4,))
+    operands = [randn(*s, seed=i, dtype=torch.float64) for i, s in enumerate(shapes)]
+
+    def f(x, w, bias):
+        return multiply(x, w, layer, bias, relu)
+
+    leaves = [t.requires_grad_() for t in operands]
+    assert torch.autograd.gradcheck(f, leaves, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(f, leaves)
+    for wanted in (leaves[:1], leaves[1:2]):  # the others are constant
+        fixed = [t if any(t is w for w in wanted) else t.detach() for t in leaves]
+        assert torch.autograd.gradgradcheck(f, fixed)
+
+
+KERNELS = ["gather", "blocks", "dense"]
+
+
+def critic(kernel, seed=3, dtype=torch.float64, **options):
+    net = PathMLP([16, 32, 16, 1], 128, seed=seed, kernel="gather", dtype=dtype, **options)
+    for layer in net.layers[:-1]:
+        layer._kernel = kernel
+    return net
+
+
+@pytest.mark.parametrize("options", [{}, {"fixed_signs": True}, {"duplicates": "keep"}])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("weight", [0.0, 10.0])
+def test_a_gradient_penalty_trains_as_it_does_with_matrices(kernel, weight, options):
+    """As a Wasserstein GAN has it; of smooth activations, and of fused rectifiers."""
+    if kernel == "blocks" and "duplicates" in options:
+        pytest.skip("blocks have no duplicates")
+    net = critic(kernel, **options)
+    plain = to_dense_model(net)
+    z = randn(6, 16, dtype=torch.float64).requires_grad_()
+
+    def gradients(model):
+        def score(z):
+            return model(z).tanh()
+
+        (slope,) = torch.autograd.grad(score(z).sum(), z, create_graph=True)
+        loss = score(z).mean() + weight * (slope.norm(dim=1) - 1).square().mean()
+        return torch.autograd.grad(loss, [z, *model.parameters()], allow_unused=True)
+
+    got, want = gradients(net), gradients(plain)
+    torch.testing.assert_close(got[0], want[0])
+    linear = [m for m in plain if isinstance(m, torch.nn.Linear)]
+    named = dict(zip([n for n, _ in net.named_parameters()], got[1:], strict=True))
+    wanted = dict(zip([n for n, _ in plain.named_parameters()], want[1:], strict=True))
+    at = {id(m): n for n, m in plain.named_modules()}
+    for i, (layer, dense) in enumerate(zip(net.layers, linear, strict=True)):
+        full, edges = wanted[f"{at[id(dense)]}.weight"], layer.edges
+        full = full[edges.outputs.long(), edges.inputs.long()]
+        if layer.signs is not None:
+            full = full * layer.signs * layer.weight.sign()
+        torch.testing.assert_close(named[f"layers.{i}.weight"], full)
+        torch.testing.assert_close(named[f"layers.{i}.bias"], wanted[f"{at[id(dense)]}.bias"])
+
+
+def test_a_penalty_is_not_nothing():
+    net, z = critic("gather"), randn(6, 16, dtype=torch.float64).requires_grad_()
+
+    def gradient(weight):
+        (slope,) = torch.autograd.grad(net(z).sum(), z, create_graph=True)
+        loss = net(z).mean() + weight * (slope.norm(dim=1) - 1).square().mean()
+        return torch.autograd.grad(loss, net.layers[0].weight)[0]
+
+    assert not torch.allclose(gradient(0.0), gradient(10.0))
+
+
+LAYERS = {
+    "gather": lambda: PathLinear(16, 8, 32, seed=1, kernel="gather"),
+    "blocks": lambda: PathLinear(16, 8, 32, seed=1, kernel="blocks"),
+    "dense": lambda: PathLinear(16, 8, 32, seed=1, kernel="dense"),
+    "signs": lambda: PathLinear(16, 8, 32, seed=1, fixed_signs=True),
+    "conv": lambda: PathConv2d(16, 8, 3, 32, seed=1, kernel="gather", padding=1),
+    "sampled": lambda: SampledLinear.random(16, 8, 4, seed=1),
+}
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_transformations_see_through_layers(make):
+    """Gradients of each example, and forward mode, as loops over examples and differences have."""
+    layer = make().double()
+    x = randn(5, 16, *[4] * 2 * isinstance(layer, PathConv2d), dtype=torch.float64)
+    p = {n: v.detach() for n, v in layer.named_parameters()}
+
+    def loss(p, x):
+        return torch.func.functional_call(layer, p, (x[None],)).sin().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(p, x)
+    for j, one in enumerate(x):
+        for name, g in torch.func.grad(loss)(p, one).items():
+            torch.testing.assert_close(each[name][j], g)
+    total = layer(x).sin().sum()
+    for name, g in zip(p, torch.autograd.grad(total, list(layer.parameters())), strict=True):
+        torch.testing.assert_close(each[name].sum(0), g)
+    v = randn(*x.shape, seed=2, dtype=torch.float64)
+    _, got = torch.func.jvp(layer, (x,), (v,))
+    zero = layer(torch.zeros_like(x))
+    torch.testing.assert_close(got, layer(v) - zero)  # for it is affine
+    jacobian = torch.func.jacrev(lambda t: layer(t[None]).flatten())(x[0])
+    torch.testing.assert_close(jacobian.flatten(1) @ v[0].flatten(), got[0].flatten())
+    hessian = torch.func.hessian(lambda t: layer(t[None]).square().sum())(x[0])
+    flat = jacobian.flatten(1)
+    size = flat.shape[1]
+    torch.testing.assert_close(hessian.reshape(size, size), 2 * flat.T @ flat)
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -52,7 +52,7 @@ def run(trial: RateTrial, device: torch.device) -> dict:
     ridge = random_ridge(d, trial.integrand == "kinked", trial.seed)
     y = points(_PLACES, d, "random", trial.seed + 1000, device, torch.float64)
     exact = ridge.exact(y)
-    layer = IntegralLayer(CosineProduct(d), "random", n=1, dtype=torch.float64).to(device)
+    layer = IntegralLayer(CosineProduct(d), "random", n=1, seed=0, dtype=torch.float64).to(device)
     metrics = {}
     for method in METHODS:
         sizes = _sizes(method, d, trial.sizes)

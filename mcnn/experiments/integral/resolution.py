@@ -33,8 +33,8 @@ def network(frequencies: int, nodes: int, seed: int, classes: int = 10) -> Integ
     """Return image -> function on the square -> function on the square -> logits."""
     g = torch.Generator().manual_seed(seed)
     f = frequencies
-    hidden = [IntegralLayer(Fourier(2, 2, f, g), bias=CosineBias(2, f)) for _ in range(2)]
-    readout = IntegralLayer(Readout(2, classes, f, g), bias=ClassBias(classes))
+    hidden = [IntegralLayer(Fourier(2, 2, f, g), seed=0, bias=CosineBias(2, f)) for _ in range(2)]
+    readout = IntegralLayer(Readout(2, classes, f, g), seed=0, bias=ClassBias(classes))
     return IntegralNet([*hidden, readout], classes, "jittered", nodes, seed)
 
 

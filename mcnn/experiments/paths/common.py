@@ -60,7 +60,7 @@ def sparse(model: nn.Sequential, masks: Mapping[str, Tensor]) -> nn.Sequential:
             mask = masks[name].to(layer.weight.device)
             ends = mask.nonzero().T.flip(0)  # [2, edges]: input and output, sorted by output
             shape = layer.in_features, layer.out_features
-            kept = PathLinear(*shape, ends, kernel="gather", device=layer.weight.device)
+            kept = PathLinear(*shape, ends, seed=0, kernel="gather", device=layer.weight.device)
             kept.weight.data.copy_(layer.weight.data[mask])
             kept.bias.data.copy_(layer.bias.data)
             layer = kept

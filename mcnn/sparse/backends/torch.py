@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcnn.sparse.structure import Edges
+
 _TILE = 1 << 18  # numbers that a tile of the general form of inner products holds
 
 
 def sum_rows(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor:
     """Sum weighted rows: [outputs, batch]; see :func:`mcnn.sparse.backends.c.sum_rows`."""
+    if x.shape[1] == 0:
+        return x.new_empty(len(starts) - 1, 0)
     # With a last stride of one also where the batch is a single column: else a slow path is taken.
     x = x.flatten().view(x.shape)
     return F.embedding_bag(
@@ -27,8 +31,16 @@ def sum_rows(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor) -> Tensor
     )
 
 
+def sum_composed(x: Tensor, weight: Tensor, edges: Edges) -> Tensor:
+    """As :func:`sum_rows`, by operators that all transformations know; holds [edges, batch]."""
+    taken = x.index_select(0, edges.inputs) * weight[:, None]  # [edges, batch]
+    return x.new_zeros(len(edges.starts) - 1, x.shape[1]).index_add(0, edges.outputs, taken)
+
+
 def dot_rows(x: Tensor, grad: Tensor, inputs: Tensor, outputs: Tensor, starts: Tensor) -> Tensor:
     """Return the inner product of two rows for each edge: [edges]."""
+    if x.shape[1] == 0:
+        return x.new_zeros(len(inputs))
     # A sparse matrix of PyTorch has no room for more edges, of duplicates, than units to join.
     fits = len(inputs) <= len(grad) * len(x)
     if fits and x.dtype in (torch.float32, torch.float64):

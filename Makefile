@@ -53,9 +53,10 @@ lint: $(READY)  ## ruff, who may import whom, and the notebook lint
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/python tests/notebook_lint.py $(wildcard notebooks/*.ipynb)
 
-test: lint book  ## everything: lint, book, unit tests, notebooks, the site in a browser
+test: lint book  ## everything: lint, book, unit tests, notebooks, the site, recorded trials again
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=25 -n $(WORKERS) --dist loadfile \
 		--nbval --nbval-current-env tests mcnn $(wildcard notebooks)
+	@OMP_NUM_THREADS=1 $(BIN)/mcnn verify --spot 3 --within 60
 
 lock: $(UV)  ## resolve requirements.in into requirements.txt
 	@$(from_pip); $(UV) pip compile requirements.in -o requirements.txt -q --universal \

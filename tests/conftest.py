@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from mcnn.ledger import cli, registry
+from mcnn.ledger import cli, provenance, registry
 
 # How hard properties are tested; HYPOTHESIS_PROFILE chooses, and --hypothesis-profile. In CI runs
 # repeat: what fails there fails here, under the same name.
@@ -41,6 +41,9 @@ def fake(monkeypatch):
     for name in ("FAKE_FAULT", "FAKE_LOG", "MCNN_RESULTS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(registry.all_experiments(), fake_experiments.NAME, fake_experiments.FAKE)
+    state = provenance.code_state
+    committed = fake_experiments.COMMITTED
+    monkeypatch.setattr(provenance, "code_state", lambda roots: state(roots) | committed)
     return fake_experiments.FAKE
 
 

@@ -7,7 +7,6 @@ trial leaves its seed and its process.
 import errno
 import multiprocessing
 import os
-import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from mcnn.ledger.experiment import Experiment, Trial
 
 NAME = "fake-sum"
 DEVICE = torch.device("cpu")
+COMMITTED = {"commit": "c" * 40, "dirty": False}  # whatever is being edited here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ def run(trial, device):
     if log := os.environ.get("FAKE_LOG"):
         with open(log, "a") as file:
             file.write(f"{trial.seed} {os.getpid()}\n")
+    time.sleep(float(os.environ.get("FAKE_NAP", "0")))
     fault, _, seed = os.environ.get("FAKE_FAULT", "").partition(":")
     metrics = {"total": 0.0}
     if fault and int(seed) == trial.seed:
@@ -61,9 +62,13 @@ def before_rename():
 
 
 def in_mid_line():
-    """The kernel ends the process when a file grows beyond the limit, in the middle of a write."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    write = os.write
+
+    def half(handle, content):
+        write(handle, content[: len(content) // 2])
+        die()
+
+    os.write = half
 
 
 def full_disk():
@@ -112,7 +117,7 @@ FAKE = Experiment(
 def line(seed, *, profile="fast", code=None, size=3, **changes):
     """A sealed record of today's code, or of another."""
     trial = FakeTrial(seed=seed, size=size)
-    made = provenance.describe(FAKE.roots, DEVICE) | {"seconds": 0.1}
+    made = provenance.describe(FAKE.roots, DEVICE) | {"seconds": 0.1, "data": None} | COMMITTED
     metrics = run(trial, DEVICE)
     return records.seal(
         {

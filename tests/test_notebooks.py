@@ -271,6 +271,8 @@ def test_chapter_runs_with_parameters(path, tmp_path):
         (["--profile", "quick"], "invalid choice: 'quick'"),
         (["--record", "--profile", "full"], "--record takes no parameters"),
         (["--device", "gpu"], "invalid choice: 'gpu'"),
+        (["-p", "profile", "fats"], "no profile 'fats'; there are: fast, full; did you mean fast?"),
+        (["-p", "device", "gpu"], "no device 'gpu'; there are: auto, cpu, cuda"),
         *((["-p", "porfile", "full", p.stem], "no parameter porfile") for p in CHAPTERS),
     ],
 )

@@ -18,7 +18,7 @@ import torch
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from mcnn.errors import McnnError
+from mcnn.errors import McnnError, unknown
 from mcnn.ledger import registry, runner
 from mcnn.ledger.project import PROFILES
 from mcnn.ledger.provenance import device_name
@@ -66,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError("--record takes no parameters: notebooks are recorded as they stand")
         if args.record:
             return _record(stems)
-        runner.resolve_device(args.device)
+        runner.resolve_device(parameters["device"])
+        if parameters["profile"] not in PROFILES:
+            raise unknown("profile", parameters["profile"], PROFILES)
         for stem in stems:
             check_parameters(stem, parameters)
         return _run(stems, parameters)

@@ -5,9 +5,11 @@ The experiments say how the measured values come out of the records, one value p
 Here the two meet, and nobody types a verdict.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
+from numbers import Real
 from pathlib import Path
 from typing import Literal, Self
 
@@ -24,6 +26,7 @@ from pydantic import (
 
 from mcnn.errors import RecordError, UsageError
 from mcnn.ledger import project, records, registry, verdicts
+from mcnn.ledger.experiment import Measure
 from mcnn.ledger.verdicts import REPORTED, Better
 from mcnn.stats import Interval, interval
 
@@ -225,6 +228,8 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
     A verdict needs every trial that the experiment lists for its own seeds, and counts no other:
     seeds that are added until a verdict turns would be chosen by the result.
     Where a trial has only a record of older code, the verdict is *stale*.
+    Records that nobody could make again, because their code is in no commit or their data are not
+    the published ones, decide nothing.
     Runs of a claim are pooled where it names several experiments, which must have one measure.
     """
     known = registry.all_experiments()
@@ -246,18 +251,37 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
                 f"claim {claim.id}: no trial of {experiment.name} is like {claim.where}"
             )
         wanted |= keys
-        held += [r for r in records.read(experiment, results) if r.key in keys]
-    fresh = [r for r in held if not r.stale]
+        held += [r for r in records.held(experiment, results) if r.key in keys]
+    flaws = Counter(r.flaw for r in held if r.flaw)
+    fresh = [r for r in held if not r.stale and not r.flaw]
     missing = wanted - {r.key for r in fresh}
     if missing:
         stale = len(missing & {r.key for r in held if r.stale})
         if stale:
             reason = f"{stale} of {len(wanted)} trials were recorded by older code"
             return Judgement(claim, "stale", reason, records=len(fresh))
+        if flaws:
+            ((why, number),) = flaws.most_common(1)
+            reason = f"{number} of {len(wanted)} trials have a record that decides nothing: {why}"
+            return Judgement(claim, "not run", reason, records=len(fresh))
         reason = claim.needs or f"{len(missing)} of {len(wanted)} trials have no record"
         return Judgement(claim, "not run", reason, records=len(fresh))
     (measure,) = measures
-    return decide(claim, measure(fresh), len(fresh))
+    return decide(claim, _measured(claim, measure, fresh), len(fresh))
+
+
+def _measured(
+    claim: Claim, measure: Measure, fresh: Sequence[records.Record]
+) -> Mapping[str, Sequence[float]]:
+    """Take the measure of records; what a trial always gives may be missing in a forged one."""
+    try:
+        return measure(fresh)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise RecordError(
+            f"claim {claim.id}: the records of {', '.join(claim.experiments)} do not hold what is "
+            f"measured of them ({what}); run them again with --redo-stale"
+        ) from error
 
 
 def _matches(trial: object, where: Mapping[str, str]) -> bool:
@@ -286,7 +310,7 @@ def decide(claim: Claim, readings: Mapping[str, Sequence[float]], count: int = 0
     if unmeasured:
         raise UsageError(f"claim {claim.id}: nothing measures {unmeasured[0]!r}")
     for name, values in readings.items():
-        if not values or not all(map(isfinite, values)):
+        if not values or not all(map(_finite, values)):
             raise UsageError(f"claim {claim.id}: {name!r} must be finite numbers, got {values}")
     order = dict.fromkeys((*tests, *claim.shown, *readings))
     results = tuple(_result(claim, name, readings[name], tests.get(name)) for name in order)
@@ -300,6 +324,13 @@ def decide(claim: Claim, readings: Mapping[str, Sequence[float]], count: int = 0
         few = f"{fewest} of {claim.seeds} seeds: the missing {claim.seeds - fewest} would decide"
         return Judgement(claim, "open", few, results, count)
     return Judgement(claim, verdict, _reason(verdict, judged), results, count)
+
+
+def _finite(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _reason(verdict: str, judged: Sequence[Result]) -> str:

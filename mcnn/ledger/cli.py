@@ -30,6 +30,7 @@ _VERIFY = """examples:
                                         readings and extensions
   mcnn verify density-mnist             one claim, with all readings and the reasons of ranges
   mcnn verify --spot 2                  run two recorded trials again and compare
+  mcnn verify --spot 3 --within 60      the cheapest ones of three experiments, in a minute
   mcnn verify --revalidate density-rms  sample the stale records of an experiment, and if they
                                         repeat under today's code, note that beside them
   mcnn verify --revalidate all --jobs 2
@@ -37,6 +38,8 @@ _VERIFY = """examples:
                                         stop it at any moment, what was noted stays
   mcnn verify --moved HEAD~1 moves.map  prove that a change only moved code, and note it: nothing
                                         runs again; a line of the map is old.name = new.name
+  mcnn verify --notes --sample 3        check all proofs of moves again, and run three trials of the
+                                        samples that notes rest on
   mcnn verify --update                  write the verdicts into README.md and the ledger page
 
 verdicts:
@@ -119,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     engine = sub.add_mutually_exclusive_group()
     engine.add_argument("--jobs", type=_positive, metavar="N", help="processes (default: 1)")
     engine.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster")
+    sub.add_argument(
+        "--patience",
+        type=_positive,
+        metavar="SECONDS",
+        help="how long to wait for a worker of the cluster (default: for ever)",
+    )
     sub.add_argument("--results", **results)
 
     sub = add("verify", _verify, "judge the claims by the records", _VERIFY)
@@ -136,11 +145,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("OLD_COMMIT", "MAP"),
         help="prove that the code only moved since a commit, and note it",
     )
+    what.add_argument(
+        "--notes",
+        action="store_true",
+        help="check the notes on records of older code again: proofs from git, samples by running",
+    )
     what.add_argument("--update", action="store_true", help="write the pages that carry verdicts")
     sub.add_argument(
-        "--sample", type=_positive, default=1, help="trials to revalidate (default: 1)"
+        "--sample",
+        type=_positive,
+        default=1,
+        help="trials to run for --revalidate (of each older code) or --notes (default: 1)",
     )
     sub.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes for that")
+    sub.add_argument(
+        "--within",
+        type=_positive,
+        metavar="SECONDS",
+        help="of --spot: the cheapest records of N random experiments, no more than this in all",
+    )
     sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     sub.add_argument("--seed", type=int, help="of the choice of trials (default: a new one)")
     sub.add_argument("--results", **results)
@@ -223,18 +246,28 @@ def _run(args: argparse.Namespace) -> int:
         notes = [f"{len(p.todo)} to run", f"{p.done} recorded"]
         if p.stale:
             notes.append(f"{p.stale} stale (--redo-stale, or mcnn verify --revalidate {name})")
+        if p.flawed:
+            notes.append(f"{p.flawed} that decide nothing, of no clean commit (--redo-stale)")
         if p.left_out:
             notes.append(f"{p.left_out} left out, whose data must be asked for (mcnn data)")
         print(f"{name}: {', '.join(notes)}")
     results = args.results or project.results_dir(args.profile)
-    runner.run(plans, device, results, args.jobs or 1, args.scheduler)
-    total = sum(len(p.todo) for p in plans)
+    options = (args.jobs or 1, args.scheduler, args.patience)
+    total = runner.run(plans, device, results, *options)
     print(f"{total} new records in {results}" if total else "nothing to do")
     return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mcnn.ledger import claims, project, report, revalidation, tables, verification
+    from mcnn.ledger import (
+        claims,
+        project,
+        recheck,
+        report,
+        revalidation,
+        tables,
+        verification,
+    )
 
     if args.results and not args.results.is_dir():
         raise UsageError(f"no folder {args.results}")
@@ -249,7 +282,9 @@ def _verify(args: argparse.Namespace) -> int:
     if problems:
         return 1
     if args.spot:
-        return verification.spot(args.spot, args.device, results, args.seed)
+        return verification.spot(args.spot, args.device, results, args.seed, args.within)
+    if args.notes:
+        return recheck.check(args.sample, args.device, results, args.seed, args.jobs)
     if args.revalidate:
         return revalidation.revalidate(
             _names(["*" if args.revalidate == "all" else args.revalidate]),
@@ -269,6 +304,8 @@ def _verify(args: argparse.Namespace) -> int:
         return 0
     chosen = [j for j in judgements if not args.claim or j.claim.id in args.claim]
     print(tables.terminal(chosen, every_reading=bool(args.claim)))
+    if not args.claim:
+        print(f"\n{verification.support(results)}")
     return 0
 
 

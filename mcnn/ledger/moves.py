@@ -29,6 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mcnn.errors import UsageError
 from mcnn.ledger import source
@@ -36,20 +37,25 @@ from mcnn.ledger.code import Code, Found, Item
 from mcnn.ledger.renames import Numbered, words
 from mcnn.ledger.source import Module
 
-# What an old version says itself: the hashes whose records it counts, under its own rules.
-_FRESH = """
+# What a version says itself: of each experiment what it starts from, its hash, and the hashes whose
+# records it counts, under its own rules.
+_DESCRIBE = """
 import json, sys
 from pathlib import Path
 # An editable install would find here what the old version does not have.
 sys.meta_path = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
 try:
-    from mcnn.ledger import records, registry
+    from mcnn.ledger import provenance, records, registry
 except ImportError:
-    from mcnn import records, experiments as registry
+    from mcnn import provenance, records, experiments as registry
 assert Path(records.__file__).is_relative_to(Path.cwd()), records.__file__
-known = registry.all_experiments()
 results = Path(sys.argv[1])
-print(json.dumps({n: sorted(records.fresh_codes(e, results)) for n, e in known.items()}))
+told = {}
+for name, e in registry.all_experiments().items():
+    told[name] = {"fresh": sorted(records.fresh_codes(e, results))}
+    if roots := getattr(e, "roots", None):
+        told[name] |= {"roots": list(roots), "code": provenance.code_hash(roots)}
+print(json.dumps(told))
 """
 
 
@@ -107,15 +113,18 @@ def full_commit(commit: str, root: Path) -> str:
     return done.stdout.strip()
 
 
-def fresh_codes(tree: Path) -> dict[str, list[str]]:
-    """Ask an unpacked version which hashes it counts as fresh, by experiment.
+def described(tree: Path) -> dict[str, dict[str, Any]]:
+    """Ask an unpacked version what it says of its experiments, by name.
+
+    ``fresh`` has the hashes whose records it counts; ``roots`` and ``code``, which the first
+    versions do not tell, what a trial starts from and the hash of that.
 
     Raises
     ------
     UsageError
         If it cannot say.
     """
-    command = [sys.executable, "-c", _FRESH, str(tree / "results")]
+    command = [sys.executable, "-c", _DESCRIBE, str(tree / "results")]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, check=False

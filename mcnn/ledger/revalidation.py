@@ -6,14 +6,14 @@ A sample says that the numbers repeat; a proof says that the code only moved.
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mcnn.errors import McnnError
+from mcnn.errors import McnnError, UsageError
 from mcnn.ledger import moves, provenance, records, registry, runner, verification
 from mcnn.ledger.experiment import Experiment
 
@@ -66,7 +66,7 @@ def groups(names: Sequence[str], count: int, results: Path, seed: int | None = N
     by_code: dict[tuple[str, ...], list[tuple[Experiment, list[records.Record]]]] = {}
     held: dict[tuple[str, ...], list[records.Record]] = {}
     for experiment in map(registry.get, names):
-        recorded = records.read(experiment, results)
+        recorded = [r for r in records.held(experiment, results) if r.flaw is None]
         held.setdefault(experiment.roots, []).extend(recorded)
         stale = [r for r in recorded if r.stale]
         if stale:
@@ -119,17 +119,19 @@ def revalidate(
     int
         0 if all agree or none is stale, else 1.
     """
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     todo = groups(names, count, results, seed)
     if not todo:
         print("no record is stale" if len(names) > 1 else f"{names[0]}: no record is stale")
         return 0
+    _committed(experiment for group in todo for experiment in group.experiments)
     where = runner.resolve_device(device)
     work = [(group, pair) for group in todo for pair in group.sample]
     work.sort(key=lambda item: _seconds(item[1]))
     calls = [(experiment, r.profile, r.config) for _, (experiment, r) in work]
     left = {id(group): len(group.sample) for group in todo}
     failed: dict[int, str] = {}
-    outcomes: dict[int, dict[str, str]] = {id(group): {} for group in todo}
+    outcomes: dict[int, dict[str, Any]] = {id(group): {} for group in todo}
     total = sum(_seconds(pair) for _, pair in work)
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s as recorded [{elapsed}<{remaining}]"
     with tqdm(total=total, desc="trials", bar_format=form, disable=None) as bar:
@@ -140,12 +142,17 @@ def revalidate(
                 failed.setdefault(id(group), "not revalidated, for a trial did not run")
             else:
                 result = verification.compared(experiment, record, line, group.records)
-                outcomes[id(group)][record.key] = result.word
+                outcomes[id(group)][record.key] = {
+                    "experiment": record.experiment,
+                    "code": record.provenance["code"],
+                    "agreement": result.word,
+                    "difference": result.difference,
+                }
                 if not result.good:
                     failed[id(group)] = _DIFFER
             left[id(group)] -= 1
             if not left[id(group)] and id(group) not in failed:
-                _note(group, outcomes[id(group)], where, results)
+                _note(group, outcomes[id(group)], where, results, seed)
             bar.update(record.provenance["seconds"])
     for group in todo:
         for experiment in group.experiments if id(group) in failed else ():
@@ -153,11 +160,20 @@ def revalidate(
     return 1 if failed else 0
 
 
-def _note(group: Group, outcomes: dict[str, str], device: Any, results: Path) -> None:
-    sample = [record.key for _, record in group.sample]
+def _committed(experiments: Iterable[Experiment]) -> None:
+    """Find out before the work that nobody could check a note again: it names a commit."""
+    for experiment in experiments:
+        state = provenance.code_state(experiment.roots)
+        if not state["commit"] or state["dirty"] is not False:
+            raise UsageError(
+                f"the code of {experiment.name} is in no commit, and a note names one: commit first"
+            )
+
+
+def _note(group: Group, outcomes: dict[str, Any], device: Any, results: Path, seed: int) -> None:
     for experiment, number in zip(group.experiments, group.stale, strict=True):
-        made = {"agreement": outcomes} | provenance.describe(experiment.roots, device)
-        _append(experiment, group.older, sample, results, made)
+        made = {"seed": seed} | provenance.describe(experiment.roots, device)
+        _append(experiment, group.older, outcomes, results, made)
         place = results / records.REVALIDATIONS
         tqdm.write(f"{experiment.name}: {number} stale records hold; noted in {place}")
 
@@ -165,14 +181,14 @@ def _note(group: Group, outcomes: dict[str, str], device: Any, results: Path) ->
 def _append(
     experiment: Experiment,
     older: Sequence[str],
-    sample: Sequence[str],
+    sample: Mapping[str, Any] | Sequence[str],
     results: Path,
     made: dict[str, Any],
 ) -> None:
     note = {
         "experiment": experiment.name,
         "older": list(older),
-        "sample": list(sample),
+        "sample": sample,
         "noted": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     records.append([records.seal(note | made)], results / records.REVALIDATIONS)
@@ -198,11 +214,12 @@ def prove_moves(names: Sequence[str], commit: str, map_file: Path, results: Path
         0 if all are proved, else 1: the others get no note.
     """
     moved = moves.read_map(map_file)
+    _committed(map(registry.get, names))
     root = provenance.here().root
     proved = 0
     with moves.checkout(commit, root) as tree:
         full = moves.full_commit(commit, root)
-        fresh = moves.fresh_codes(tree)
+        fresh = {name: told["fresh"] for name, told in moves.described(tree).items()}
         old, new = moves.Version(tree, moved), moves.Version(root)
         for experiment in tqdm(
             list(map(registry.get, names)), unit="experiment", disable=None, leave=False

@@ -1,28 +1,18 @@
 """Running trials: those that have no record yet, here, on several processes, or on a cluster.
 
-The trials are independent, so every engine is an executor that maps a trial to its record.
+The trials are independent, and what runs them is an engine, see :mod:`mcnn.ledger.engines`.
 The driver alone writes records, each as soon as it comes; a trial that fails stops no other.
+Several drivers on one folder share the work, see :mod:`mcnn.ledger.leases`.
 """
 
 import dataclasses
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import (
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    ProcessPoolExecutor,
-    as_completed,
-)
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +20,20 @@ import torch
 from tqdm import tqdm
 
 from mcnn import data
-from mcnn.errors import McnnError, TrialError, UsageError, unknown
-from mcnn.ledger import execution, project, provenance, records, registry
+from mcnn.errors import McnnError, RecordError, TrialError, UsageError, unknown
+from mcnn.ledger import engines, execution, project, provenance, records, registry, store
+from mcnn.ledger.engines import Call, Failure
 from mcnn.ledger.experiment import Experiment, Trial
-
-_GONE = (
-    "the workers are gone: killed, or out of memory; "
-    "what was recorded stays, run again with fewer jobs"
-)
+from mcnn.ledger.leases import Leases
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is to be run of one experiment, and what need not be or cannot.
 
+    ``flawed`` are those whose record decides nothing, see :attr:`mcnn.ledger.records.Record.flaw`.
     ``left_out`` trials are on data sets that are missing and that no command can download.
+    ``replaced`` has the keys of records that new ones are to replace.
     """
 
     experiment: Experiment
@@ -53,6 +42,8 @@ class Plan:
     done: int
     stale: int
     left_out: int = 0
+    flawed: int = 0
+    replaced: frozenset[str] = frozenset()
 
 
 def resolve_device(name: str) -> torch.device:
@@ -98,7 +89,7 @@ def plan(
     where
         Keep only the trials with these values of these fields, compared as text.
     redo_stale
-        Whether trials whose records were made by older code run again.
+        Whether trials run again whose records were made by older code, or decide nothing.
     scheduler
         As in :func:`run`: the data are then where the workers are, and nothing is left out.
 
@@ -126,10 +117,12 @@ def plan(
             raise UsageError(
                 f"no {profile} trial of {name} has {field}={value}; there are: {known}"
             )
-    held = {r.key: r for r in records.read(experiment, results, profile)}
+    held = {r.key: r for r in records.held(experiment, results, profile)}
     keys = {experiment.key(profile, trial): trial for trial in trials}
     stale = {key for key in keys if key in held and held[key].stale}
-    done = {key for key in keys if key in held} - (stale if redo_stale else set())
+    flawed = {key for key in keys if key in held and held[key].flaw} - stale
+    replaced = frozenset(stale | flawed) if redo_stale else frozenset()
+    done = {key for key in keys if key in held} - replaced
     todo = tuple(trial for key, trial in keys.items() if key not in done)
     needed = set() if scheduler else _datasets(todo)
     absent = {name for name in needed if _must_be_asked_for(name)}
@@ -137,7 +130,8 @@ def plan(
         data.load(named)  # says what to do
     at_hand = tuple(trial for trial in todo if not _datasets([trial]) & absent)
     left_out = len(todo) - len(at_hand)
-    return Plan(experiment, profile, at_hand, len(done), len(stale), left_out)
+    counts = (len(done), len(stale), left_out, len(flawed))
+    return Plan(experiment, profile, at_hand, *counts, replaced)
 
 
 def _datasets(trials: Iterable[Trial]) -> set[str]:
@@ -155,10 +149,12 @@ def run(
     results: Path | None = None,
     jobs: int = 1,
     scheduler: str | None = None,
-) -> None:
+    patience: float | None = None,
+) -> int:
     """Run what the plans list, and write each record as it comes.
 
     A trial that fails is named on stderr, and the others run on.
+    One that another driver runs, or has recorded meanwhile, is left to it.
 
     Parameters
     ----------
@@ -173,42 +169,111 @@ def run(
     scheduler
         Address of a ``dask.distributed`` scheduler, whose workers then run the trials and have
         the data.
+    patience
+        Seconds after which a cluster without workers is an error; by default it is waited for.
+
+    Returns
+    -------
+    int
+        How many records were written.
 
     Raises
     ------
     TrialError
         If trials failed; the others are recorded.
     McnnError
-        If data are missing, the results folder cannot be written, or the workers are gone or run
-        other code; what was recorded before stays.
+        If data are missing, the results folder cannot be written or is removed, or the workers
+        are gone or run other code; what was recorded before stays.
     """
-    work = [(p, trial) for p in plans for trial in p.todo]
-    for folder in {results or project.results_dir(p.profile) for p in plans}:
+    folders = {p.profile: results or project.results_dir(p.profile) for p in plans}
+    for folder in folders.values():
         _check_writable(folder)
     if not scheduler:
-        _check_data(trial for _, trial in work)
+        _check_data(trial for p in plans for trial in p.todo)
     codes = {p.experiment.name: provenance.code_state(p.experiment.roots)["code"] for p in plans}
+    total = sum(len(p.todo) for p in plans)
+    written: dict[Path, set[str]] = {}
     failures = []
-    bar = tqdm(total=len(work), unit="trial", desc="trials", disable=None, smoothing=0)
-    with bar, _executor(min(jobs, len(work)), scheduler) as executor:
-        for p, trial, finish in _finished(executor, work, device):
-            name = p.experiment.name
-            try:
-                line = finish()
-            except (BrokenExecutor, CancelledError) as error:
-                raise McnnError(_GONE) from error
-            except Exception as error:
-                failures.append(f"{name} failed on {trial}: {_first_line(error)}")
-                shown = [] if isinstance(error, McnnError) else traceback.format_exception(error)
-                tqdm.write("".join([*shown, failures[-1]]), file=sys.stderr)
-            else:
-                if line["provenance"]["code"] != codes[name]:
-                    raise UsageError(f"a worker runs other code of {name} than is here: update it")
-                file = records.path(name, results or project.results_dir(p.profile))
-                records.append([line], file, overwrite=True)
-            bar.update()
+    engine_of = _engine(min(jobs, total), device, scheduler, patience)
+    with engine_of as engine, Leases(*folders.values()) as leases:
+        leases.start()
+        work = _Shared(plans, folders, leases)
+        bar = tqdm(total=total, unit="trial", desc="trials", disable=None, smoothing=0)
+        with bar:
+            for call, line in engine.finished(work, device):
+                bar.update(1 + work.passed())
+                name, folder = call.name, folders[call.profile]
+                key = call.experiment.key(call.profile, call.trial)
+                if isinstance(line, Failure):
+                    failures.append(f"{name} failed on {call.trial}: {line.text}")
+                    tqdm.write(line.shown + failures[-1], file=sys.stderr)
+                elif line["provenance"]["code"] != codes[name]:
+                    text = f"a worker runs other code of {name} than is here: update it"
+                    raise UsageError(text)
+                else:
+                    file = records.path(name, folder)
+                    _check_there(file, written.get(file, set()))
+                    records.append([line], file, overwrite=True)
+                    written.setdefault(file, set()).add(key)
+                leases.give_back(folder, key)
+    for file, keys in written.items():
+        _check_there(file, keys, every=True)
+    if work.elsewhere:
+        print(f"mcnn: {work.elsewhere} trials are left to another driver", file=sys.stderr)
     if failures:
-        raise TrialError(f"{len(failures)} of {len(work)} trials failed, first {failures[0]}")
+        raise TrialError(f"{len(failures)} of {total} trials failed, first {failures[0]}")
+    return sum(map(len, written.values()))
+
+
+class _Shared:
+    """The trials of plans, as this driver takes them: not those that another one has."""
+
+    def __init__(self, plans: Sequence[Plan], folders: dict[str, Path], leases: Leases) -> None:
+        self._plans, self._folders, self._leases = plans, folders, leases
+        self._len = sum(len(p.todo) for p in plans)
+        self._before = {
+            (p.experiment.name, p.profile): store.find(self._file(p), p.replaced) for p in plans
+        }
+        self.elsewhere = 0
+        self._passed = 0
+
+    def __len__(self) -> int:
+        return self._len
+
+    def _file(self, p: Plan) -> Path:
+        return records.path(p.experiment.name, self._folders[p.profile])
+
+    def passed(self) -> int:
+        """Return how many were left to others since the last call."""
+        passed, self._passed = self._passed, 0
+        return passed
+
+    def __iter__(self) -> Iterator[Call]:
+        for p in self._plans:
+            folder = self._folders[p.profile]
+            before = self._before[p.experiment.name, p.profile]
+            for trial in p.todo:
+                key = p.experiment.key(p.profile, trial)
+                if not self._leases.take(folder, key):
+                    self.elsewhere += 1
+                    self._passed += 1
+                    continue
+                now = store.find(self._file(p), [key]).get(key)
+                if now is not None and now != before.get(key):  # recorded since it was planned
+                    self._leases.give_back(folder, key)
+                    self._passed += 1
+                    continue
+                yield Call(p.experiment, p.profile, trial)
+
+
+def _check_there(file: Path, keys: set[str], *, every: bool = False) -> None:
+    """Find out that somebody removed what was written, rather than count it."""
+    gone = not file.exists() if not every else len(store.find(file, keys)) < len(keys)
+    if keys and gone:
+        raise RecordError(
+            f"{file} was removed or replaced while trials ran, and records of this run with it: "
+            "run again, which makes those that are missing"
+        )
 
 
 def again(
@@ -237,47 +302,16 @@ def again(
     McnnError
         If the workers are gone.
     """
-    work = [(Plan(e, profile, (trial,), 0, 0), trial) for e, profile, trial in calls]
-    numbers = {id(plan): number for number, (plan, _) in enumerate(work)}
-    with _executor(min(jobs, len(work)), None) as executor:
-        for plan, _, finish in _finished(executor, work, device):
-            yield numbers[id(plan)], _outcome(finish)
+    work = [Call(*call) for call in calls]
+    numbers = {id(call): number for number, call in enumerate(work)}
+    with _engine(min(jobs, len(work)), device) as engine:
+        for call, line in engine.finished(work, device):
+            yield numbers[id(call)], TrialError(line.text) if isinstance(line, Failure) else line
 
 
-def _outcome(finish: Callable[[], dict[str, Any]]) -> dict[str, Any] | McnnError:
-    try:
-        return finish()
-    except McnnError as error:
-        return error
-    except (BrokenExecutor, CancelledError) as error:
-        raise McnnError(_GONE) from error
-    except Exception as error:
-        return TrialError(_first_line(error))
-
-
-def _finished(
-    executor: Executor | None, work: list[tuple[Plan, Trial]], device: torch.device
-) -> Iterator[tuple[Plan, Trial, Callable[[], dict[str, Any]]]]:
-    """Yield each piece of work when it is done, with the call that gives its outcome."""
-    if executor is None:
-        for p, trial in work:
-            yield p, trial, partial(run_trial, p.experiment, p.profile, trial, device)
-        return
-    futures = {}
-    for p, trial in work:  # only a name can be sent to another process
-        call = partial(run_trial, p.experiment.name, p.profile, trial, device)
-        futures[executor.submit(call)] = (p, trial)
-    try:
-        for future in as_completed(futures):
-            yield *futures[future], future.result
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error) if isinstance(error, McnnError) else f"{type(error).__name__}: {error}"
-    return text.partition("\n")[0]
+def run_batch(calls: Sequence[Call], device: torch.device) -> list[engines.Outcome]:
+    """Run trials one after the other; what a worker does."""
+    return [engines.outcome(lambda call=call: run_trial(*call, device)) for call in calls]
 
 
 def run_trial(
@@ -329,38 +363,17 @@ def _fingerprint(dataset: str | None) -> str | None:
 
 
 @contextmanager
-def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor | None]:
+def _engine(
+    jobs: int, device: torch.device, scheduler: str | None = None, patience: float | None = None
+) -> Iterator[engines.Here | engines.Workers]:
     if scheduler:
-        with _cluster(scheduler) as executor:
-            yield executor
+        with engines.cluster(run_batch, scheduler, patience) as engine:
+            yield engine
     elif jobs > 1:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as executor:
-            yield executor
+        with engines.processes(run_batch, jobs, device) as engine:
+            yield engine
     else:
-        yield None
-
-
-def _start_worker() -> None:
-    """Keep a worker's inner bars quiet, and end it when its driver is stopped or killed."""
-    os.environ["TQDM_DISABLE"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[Executor]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UsageError("--scheduler needs dask: pip install 'mcnn[cluster]'") from None
-    try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no dask scheduler answers at {address} ({error})") from None
-    with client:
-        yield client.get_executor(pure=False)
+        yield engines.Here(run_batch)
 
 
 def _check_writable(folder: Path) -> None:

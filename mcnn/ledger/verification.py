@@ -7,8 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mcnn import data
 from mcnn.errors import UsageError
-from mcnn.ledger import agreement, records, registry, runner
+from mcnn.ledger import agreement, notes, records, registry, runner
 from mcnn.ledger.experiment import Experiment
 
 
@@ -26,8 +27,31 @@ def problems(results: Path) -> list[str]:
     return lines
 
 
-def spot(count: int, device: str, results: Path, seed: int | None = None) -> int:
+def support(results: Path) -> notes.Support:
+    """Count what all records rest on: today's code, or notes that lead to older."""
+    known = registry.all_experiments().values()
+    return notes.support([(e, records.held(e, results)) for e in known], results)
+
+
+def spot(
+    count: int, device: str, results: Path, seed: int | None = None, within: float | None = None
+) -> int:
     """Run recorded trials again, chosen at random, and print how far each is off.
+
+    Parameters
+    ----------
+    count
+        How many.
+    device
+        Where they run.
+    results
+        Folder of the records.
+    seed
+        Of the choice; by default a new one each time, which is printed.
+    within
+        Seconds that they may take in all, as recorded: then the cheapest record of each of
+        ``count`` random experiments is chosen, among those that are cheap enough and whose data
+        are at hand.
 
     Returns
     -------
@@ -44,13 +68,33 @@ def spot(count: int, device: str, results: Path, seed: int | None = None) -> int
     if not fresh:
         raise UsageError(f"no fresh records in {results}")
     where = runner.resolve_device(device)
-    sample = random.Random(seed).sample(fresh, min(count, len(fresh)))
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    choice = fresh if within is None else _cheap(fresh, within / count)
+    sample = random.Random(seed).sample(choice, min(count, len(choice)))
+    print(f"{len(sample)} of {len(fresh)} records run again, --seed {seed}")
     agree = True
     for experiment, record in tqdm(sample, unit="trial", disable=None, leave=False):
         line = runner.run_trial(experiment, record.profile, record.config, where)
         others = [r for e, r in fresh if e is experiment]
         agree &= compared(experiment, record, line, others).good
     return 0 if agree else 1
+
+
+def _cheap(
+    pairs: Sequence[tuple[Experiment, records.Record]], seconds: float
+) -> list[tuple[Experiment, records.Record]]:
+    """Return the cheapest record of each experiment, if it is cheap and its data are here."""
+    cheapest: dict[str, tuple[Experiment, records.Record]] = {}
+    here: dict[str | None, bool] = {None: True}
+    for pair in sorted(pairs, key=lambda pair: pair[1].provenance["seconds"]):
+        if pair[0].name in cheapest or pair[1].provenance["seconds"] > seconds:
+            continue
+        name = getattr(pair[1].config, "dataset", None) or None
+        if name not in here:
+            here[name] = data.status(name).state == "ok"
+        if here[name]:
+            cheapest[pair[0].name] = pair
+    return list(cheapest.values())
 
 
 def compared(
@@ -72,6 +116,8 @@ def compared(
     others
         Records of the experiment, for the spread over seeds.
     """
-    result = agreement.compare(record, line["metrics"], experiment.tolerance, others)
+    result = agreement.compare(
+        record, line["metrics"], experiment.tolerance, others, line["provenance"]
+    )
     tqdm.write(f"{record.experiment} {record.key} {result}")
     return result

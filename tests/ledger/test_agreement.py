@@ -84,3 +84,31 @@ def test_metrics_of_another_shape_differ(fresh):
     found = agreement.compare(held, fresh, 10.0, [])
     assert not found.good
     assert "no longer the same" in str(found)
+
+
+def test_seconds_are_the_machines_and_counts_are_exact():
+    held = record(0, seconds=[1.0], edges=[100], total=0.5)
+    fresh = {"seconds": [7.0], "edges": [100], "total": 0.5}
+    assert agreement.compare(held, fresh, 60.0, []).word == "repeats"
+    found = agreement.compare(held, fresh | {"edges": [101]}, 60.0, [])
+    assert not found.good
+    assert "tolerance 0 (at metrics.edges[0])" in str(found)
+
+
+def test_an_identity_is_compared_on_its_own_scale():
+    """An experiment's tolerance of .01 is for its accuracies."""
+    many = [record(s, gradient=0.0, accuracy=0.97 + 0.001 * s) for s in range(5)]
+    assert agreement.compare(many[0], {"gradient": 1e-16, "accuracy": 0.97}, 0.01, many).good
+    found = agreement.compare(many[0], {"gradient": 1e-9, "accuracy": 0.97}, 0.01, many)
+    assert not found.good
+    assert "metrics.gradient" in str(found)
+
+
+@pytest.mark.parametrize(("device", "good"), [("another", True), (None, False)])
+def test_on_the_same_machine_nothing_is_a_draw(device, good):
+    many = drawn(10)
+    made = many[0].provenance | ({"device": device} if device else {})
+    fresh = {"curve": many[1].metrics["curve"]}
+    found = agreement.compare(many[0], fresh, 1e-6, many, made)
+    assert found.good == good
+    assert ("same code, processor and versions" in str(found)) != good

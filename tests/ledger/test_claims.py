@@ -1,14 +1,15 @@
 """Claims: their file, and the verdict on every side of every threshold."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import yaml
 from fake_experiments import NAME, FakeTrial, line
 
-from mcnn.errors import UsageError
-from mcnn.ledger import claims, cli, project, records, registry, verdicts
+from mcnn import data
+from mcnn.errors import RecordError, UsageError
+from mcnn.ledger import claims, cli, project, records, registry, runner, verdicts
 from mcnn.ledger.claims import Claim
 from mcnn.stats import interval
 
@@ -361,6 +362,70 @@ def test_seeds_beyond_the_protocol_do_not_count(tmp_path, fake):
     assert found.results[0].estimate == interval(expected)
 
 
+def remade(seed, **changes):
+    """A record whose provenance says something else, with its digest made anew."""
+    made = full(seed)
+    made["provenance"] |= changes
+    return records.seal(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"dirty": True}, "its code differs from its commit"),
+        ({"dirty": None}, "its code differs from its commit"),
+        ({"commit": None}, "its code is of no commit"),
+        ({"commit": ""}, "its code is of no commit"),
+    ],
+)
+def test_a_record_that_nobody_could_make_again_decides_nothing(tmp_path, fake, changes, why):
+    where = {"where": {"size": "3"}}
+    record(tmp_path, full(0), full(1), remade(2, **changes))
+    found = judge(tmp_path, **where)
+    assert (found.verdict, found.records) == ("not run", 2)
+    assert found.reason == f"1 of 3 trials have a record that decides nothing: {why}"
+    assert len(records.read(NAME, tmp_path)) == 2, "nor is it in a figure"
+    p = runner.plan(NAME, "full", results=tmp_path, where={"size": "3"}, redo_stale=True)
+    assert (p.flawed, [t.seed for t in p.todo]) == (1, [2])
+    record(tmp_path, full(2))
+    assert judge(tmp_path, **where).verdict == "reproduced"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnData(FakeTrial):
+    dataset: str = "mnist"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "mark", "good"),
+    [
+        ("mnist", data.DATASETS["mnist"].fingerprint, True),
+        ("mnist", data.DATASETS["cifar10"].fingerprint, False),
+        ("mnist", None, False),
+        ("minst", "f" * 16, False),
+        ("ilsvrc12", "f" * 16, True),
+    ],
+)
+def test_a_record_of_other_data_than_the_published_decides_nothing(fake, dataset, mark, good):
+    found = records.Record(remade(0, data=mark), OnData(dataset=dataset))
+    assert (found.flaw is None) == good
+    assert good or found.flaw == f"its data are not the published {dataset}"
+
+
+def test_figures_get_what_verdicts_use(tmp_path, fake):
+    record(tmp_path, *(full(seed) for seed in range(9)), full(0, size=4), full(0, size=7))
+    shown = {(r.config.seed, r.config.size) for r in records.read(NAME, tmp_path)}
+    assert shown == {(0, 3), (1, 3), (2, 3), (0, 4)}, "no seed and no shape beyond the protocol"
+    assert len(records.held(fake, tmp_path)) == 11
+
+
+@pytest.mark.parametrize("metrics", [{"seed": 0}, {"total": "three"}, {"total": [1, 2]}])
+def test_metrics_that_lack_what_is_measured_are_one_line(tmp_path, fake, metrics):
+    record(tmp_path, full(0, metrics=metrics), full(1), full(2))
+    with pytest.raises((RecordError, UsageError), match="claim fake-claim: "):
+        judge(tmp_path, where={"size": "3"})
+
+
 def test_runs_of_one_measure_are_pooled_and_of_two_are_refused(tmp_path, fake, monkeypatch):
     again = replace(fake, name="fake-again", seeds={"full": range(7, 9)})
     monkeypatch.setitem(registry.all_experiments(), again.name, again)
@@ -406,17 +471,21 @@ def checkout(tmp_path, fake, monkeypatch):
     return tmp_path
 
 
-def test_verify_prints_a_line_a_claim(checkout, capsys):
+def test_verify_prints_a_line_a_claim(checkout, monkeypatch, capsys):
     results = checkout / "results"
+    for name in set(registry.all_experiments()) - {NAME}:
+        monkeypatch.delitem(registry.all_experiments(), name)
     assert cli.main(["verify"]) == 0
-    title, head, shown, reason = capsys.readouterr().out.splitlines()
+    title, head, shown, reason, _, support = capsys.readouterr().out.splitlines()
+    assert support.startswith("0 records")
     assert title == "The talk's claims: 1 not run"
     assert " ".join(head.split()) == "claim verdict measured accepted n records quantity"
     assert " ".join(shown.split()) == "fake-claim not run sum of three"
     assert reason.strip() == "3 of 3 trials have no record"
     record(results, full(0), full(1), full(2))
     assert cli.main(["verify"]) == 0
-    title, head, shown = capsys.readouterr().out.splitlines()
+    title, head, shown, _, support = capsys.readouterr().out.splitlines()
+    assert support == "3 records: 3 made by today's code"
     measured = str(interval([r.metrics["total"] for r in records.read(NAME, results)]))
     assert title == "The talk's claims: 1 reproduced"
     assert " ".join(shown.split()) == f"fake-claim reproduced {measured} 0 … 3 3 3 sum of three"

@@ -346,19 +346,47 @@ def test_the_command_proves_and_notes_what_holds(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.delenv("MCNN_RESULTS", raising=False)
+
+    def commit():
+        git("add", ".")
+        git("commit", "--quiet", "-m", "x")
+
     git("init", "--quiet")
+    commit()
     assert mcnn("run", "tiny", "--profile", "full", "--device", "cpu")[0] == 0
-    git("add", ".")
-    git("commit", "--quiet", "-m", "x")
+    commit()
     (package / "two.py").rename(package / "pair.py")
     (package / "experiments/tiny.py").write_text(experiment.replace("mcnn.two", "mcnn.pair"))
     (tmp_path / "moves.map").write_text("mcnn.two = mcnn.pair\n")
     assert "1 of   1 recorded, 1 stale" in mcnn("list")[1]
-    status, text = mcnn("verify", "--moved", "HEAD", "moves.map")
+    prove = ("verify", "--moved", "HEAD~1", "moves.map")
+    status, text = mcnn(*prove)
+    assert (status, "the code of tiny is in no commit" in text) == (2, True), text
+    commit()
+    status, text = mcnn(*prove)
     assert (status, "1 of 1 experiments are proved" in text) == (0, True), text
     assert "1 of   1 recorded  a line" in mcnn("list")[1]
+
+    status, text = mcnn("verify")
+    assert "1 records: 0 made by today's code, 1 rest on notes" in text
+    status, text = mcnn("verify", "--notes")
+    assert (status, "1 of 1 proofs that code only moved hold" in text) == (0, True), text
+    # Somebody changes a number after the proof, and writes a note of their own that none was.
+    notes = tmp_path / "results" / "revalidations.jsonl"
     (package / "pair.py").write_text("def two():\n    return 3\n")
-    status, text = mcnn("verify", "--moved", "HEAD", "moves.map")
-    assert status == 1
-    assert "tiny: not proved: mcnn.pair.two differs" in text
+    commit()
+    assert mcnn(*prove)[0] == 1
     assert "1 stale" in mcnn("list")[1]
+    forge = (
+        "import json, sys; from mcnn.ledger import notes, provenance, records, registry\n"
+        "note = json.loads(open(sys.argv[1]).readline())\n"
+        "roots = registry.get('tiny').roots\n"
+        "now = provenance.code_state(roots)\n"
+        "records.append([records.seal(note | now)], notes.Path(sys.argv[1]))\n"
+    )
+    subprocess.run([sys.executable, "-c", forge, notes], cwd=tmp_path, check=True)
+    assert "stale" not in mcnn("list")[1], "its form is as it should be"
+    status, text = mcnn("verify", "--notes")
+    assert status == 1
+    assert "does not hold: mcnn.pair.two differs" in text
+    assert "1 of 2 proofs" in text

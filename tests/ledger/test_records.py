@@ -1,18 +1,19 @@
 """Records: whole or not there, whatever happens; nothing altered, damaged or foreign passes."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
 import signal
 
 import pytest
-from fake_experiments import NAME, line
+from fake_experiments import COMMITTED, NAME, line
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcnn.errors import RecordError
-from mcnn.ledger import cli, merging, records, registry, revalidation, runner
+from mcnn.ledger import cli, merging, notes, records, registry, revalidation, runner
 
 OLD, OLDER = "0" * 16, "1" * 16
 
@@ -39,34 +40,39 @@ def ran(log):
 
 
 @pytest.mark.parametrize(
-    ("fault", "orphan"),
-    [
-        ("die", False),
-        ("die before sync", True),
-        ("die before rename", True),
-        ("die in mid line", True),
-    ],
+    ("fault", "kept"), [("die", 2), ("die before sync", 3), ("die in mid line", 2)]
 )
-def test_a_kill_at_any_moment_loses_no_record(mcnn, file, tmp_path, monkeypatch, fault, orphan):
+def test_a_kill_at_any_moment_loses_no_record(mcnn, file, tmp_path, monkeypatch, fault, kept):
     log = tmp_path / "log"
     monkeypatch.setenv("FAKE_LOG", str(log))
     monkeypatch.setenv("FAKE_FAULT", f"{fault}:2")
     command = ("run", NAME, "--results", tmp_path, "--device", "cpu")
-    killed = -signal.SIGXFSZ if fault == "die in mid line" else -signal.SIGKILL
-    assert mcnn(*command) == killed
-    assert seeds(file) == [0, 1]
-    half = list(tmp_path.glob(f".{file.name}.*"))
-    assert len(half) == orphan
-    if fault == "die in mid line":
-        assert half[0].stat().st_size == 1000
+    assert mcnn(*command) == -signal.SIGKILL
+    assert seeds(file) == list(range(kept))
+    assert file.read_bytes().endswith(b"\n") == (fault != "die in mid line")
 
     monkeypatch.delenv("FAKE_FAULT")
     log.unlink()
     assert mcnn(*command) == 0
-    assert ran(log) == [2, 3]
+    assert ran(log) == list(range(kept, 4))
     assert seeds(file) == [0, 1, 2, 3]
-    assert not list(tmp_path.glob(f".{file.name}.*"))
     assert file.read_bytes().count(b"\n") == 4
+    assert records.scan(file)[1] == []
+
+
+def test_a_kill_while_a_record_is_replaced_keeps_the_old_one(mcnn, file, tmp_path, monkeypatch):
+    write(file, *(line(seed, code=OLD) for seed in range(4)))
+    before = file.read_bytes()
+    monkeypatch.setenv("FAKE_FAULT", "die before rename:0")
+    command = ("run", NAME, "--redo-stale", "--results", tmp_path, "--device", "cpu")
+    assert mcnn(*command) == -signal.SIGKILL
+    assert file.read_bytes() == before
+    assert len(list(tmp_path.glob(f".{file.name}.*"))) == 1
+    monkeypatch.delenv("FAKE_FAULT")
+    assert mcnn(*command) == 0
+    assert seeds(file) == [0, 1, 2, 3]
+    assert not any(r.stale for r in records.read(NAME, tmp_path, "fast"))
+    assert not list(tmp_path.glob(f".{file.name}.*"))
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_file_as_it_was(
@@ -85,29 +91,41 @@ def test_a_full_disk_is_one_line_and_leaves_the_file_as_it_was(
 def test_an_error_at_any_step_of_writing_keeps_the_old_content(file, monkeypatch, call):
     records.append([line(0)], file)
     before = file.read_bytes()
+    true_write = os.write
 
-    class Full:
-        def __init__(self, handle, mode):
-            self.handle = handle
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            os.close(self.handle)
-
-        def write(self, _):
-            refuse()
-
-    def refuse(*_):
+    def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, *{"write": ("fdopen", Full)}.get(call, (call, refuse)))
-        with pytest.raises(RecordError, match="No space left on device; what it held is untouched"):
-            records.append([line(1)], file)
-    assert file.read_bytes() == before
-    assert not list(file.parent.glob(f".{file.name}.*"))
+    def half(handle, content):
+        if len(content) < 100:
+            full()
+        return true_write(handle, content[:-50])
+
+    again = line(0, metrics={"seed": 7})
+    for new, overwrite in [(line(1), False)] * (call != "replace") + [(again, True)]:
+        if call == "write" and overwrite:
+            continue  # a file beside it is written by other means
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, half if call == "write" else full)
+            with pytest.raises(RecordError, match="No space left on device; what it held is unto"):
+                records.append([new], file, overwrite=overwrite)
+        assert file.read_bytes() == before
+        assert not list(file.parent.glob(f".{file.name}.*"))
+    assert records.append([line(1)], file) == 1
+    assert seeds(file) == [0, 1]
+
+
+def test_modes_and_links_stay(file, tmp_path):
+    real = tmp_path / "elsewhere" / "kept.jsonl"
+    write(real, line(0))
+    real.chmod(0o640)
+    file.parent.mkdir(exist_ok=True)
+    file.symlink_to(real)
+    records.append([line(1)], file)
+    records.append([line(0, metrics={"seed": 5})], file, overwrite=True)
+    assert file.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert sorted(seeds(file)) == [1, 5]
 
 
 def test_a_results_folder_that_cannot_be_is_refused_before_the_first_trial(
@@ -202,16 +220,52 @@ def test_a_bad_line_is_named_with_its_file_and_number(file, capsys, spoil, messa
 
 
 @pytest.mark.parametrize("cut", [1, 40, 200])
-def test_half_a_line_is_damaged_and_survives_other_writers(file, cut):
+def test_half_a_line_at_the_end_is_as_if_it_was_never_written(file, cut):
     write(file, line(0), line(1))
     file.write_bytes(file.read_bytes()[:-cut])
-    if cut == 1:  # only the end of the line is gone
-        assert seeds(file) == [0, 1]
-        return
+    kept = [0, 1] if cut == 1 else [0]  # only the end of the line is gone
+    assert seeds(file) == kept
+    assert records.append([line(2)], file) == 1
+    assert seeds(file) == [*kept, 2]
+    assert records.scan(file)[1] == []
+    assert file.read_bytes().count(b"\n") == len(kept) + 1
+
+
+def test_half_a_line_in_the_middle_is_damaged_and_survives_writers(file):
+    write(file, line(0))
+    with file.open("ab") as out:
+        out.write(json.dumps(line(1)).encode()[:-40] + b"\n")
     assert records.append([line(2)], file) == 1
     good, problems = records.scan(file)
     assert [r.metrics["seed"] for r in good] == [0, 2]
     assert problems[0].startswith(f"{file}:2: damaged: not a whole JSON line")
+
+
+def test_what_others_do_to_the_file_between_appends_is_seen(file):
+    records.append([line(0)], file)
+    write(file, line(1), line(0))  # by another program: another content, perhaps the same inode
+    assert records.append([line(0), line(1)], file) == 0
+    with file.open("a") as out:
+        out.write(json.dumps(line(2)) + "\n")
+    assert records.append([line(2), line(3)], file) == 1
+    assert seeds(file) == [1, 0, 2, 3]
+    file.unlink()
+    assert records.append([line(0)], file) == 1
+
+
+def test_lines_of_the_first_format_are_read_by_their_own_rule(file):
+    sealed = line(0)
+    old = {k: v for k, v in sealed.items() if k not in ("format", "digest")}
+    text = json.dumps(old, sort_keys=True)
+    first = old | {"digest": hashlib.sha256(text.encode()).hexdigest()}
+    write(file, first, line(1))
+    assert seeds(file) == [0, 1]
+    assert records.append([line(0)], file) == 0
+    write(file, altered(first), sealed | {"format": 3})
+    assert [p.partition(": ")[2][:20] for p in records.scan(file)[1]] == [
+        "altered: its digest ",
+        "of format 3, made by",
+    ]
 
 
 def test_bytes_that_are_no_text_are_damaged(file):
@@ -315,9 +369,26 @@ def test_records_of_older_code_are_stale_and_run_again_only_when_asked(file, fak
     assert sorted((r.metrics["seed"], r.stale) for r in found) == [(s, False) for s in range(4)]
 
 
-def note(results, code, *older):
-    made = {"experiment": NAME, "code": code, "older": list(older)}
+def a_note(code, /, *older, **changes):
+    told = {"experiment": NAME, "agreement": "repeats", "difference": 0.0}
+    sample = {f"{n:016x}": told | {"code": each} for n, each in enumerate(older)}
+    made = {"experiment": NAME, "code": code, "older": list(older), "sample": sample}
+    made |= {"noted": "2026-01-01T00:00:00Z", "seed": 1, "device": "a machine"} | COMMITTED
+    return made | changes
+
+
+def note(results, code, /, *older, **changes):
+    made = {k: v for k, v in a_note(code, *older, **changes).items() if v is not MISSING}
     records.append([records.seal(made)], results / records.REVALIDATIONS)
+
+
+MISSING = object()
+PROOF = {"moved": {"commit": "d" * 40, "map": {}}, "sample": []}
+
+
+def told(**changes):
+    fair = {"experiment": NAME, "code": OLD, "agreement": "repeats", "difference": 0.0}
+    return {"sample": {"0" * 16: fair | changes}}
 
 
 def test_notes_lead_on_from_each_other_in_any_order(tmp_path, fake):
@@ -325,8 +396,60 @@ def test_notes_lead_on_from_each_other_in_any_order(tmp_path, fake):
     note(tmp_path, now, OLD)
     assert records.fresh_codes(fake, tmp_path) == {now, OLD}
     note(tmp_path, OLD, OLDER)
-    note(tmp_path, "unrelated", "2" * 16)
+    note(tmp_path, "2" * 16, "3" * 16)
     assert records.fresh_codes(fake, tmp_path) == {now, OLD, OLDER}
+    assert notes.steps(fake, tmp_path) == {now: 0, OLD: 1, OLDER: 2}
+    note(tmp_path, OLDER, now)  # round in a circle
+    note(tmp_path, now, OLDER, **PROOF)  # a shorter way
+    assert notes.steps(fake, tmp_path) == {now: 0, OLD: 1, OLDER: 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sample": {}}, "a note whose 'sample' is {}"),
+        ({"sample": []}, "a note whose 'sample' is []"),
+        ({"sample": ["0" * 16]}, "a note whose 'sample' is"),
+        ({"sample": MISSING}, "a note without 'sample'"),
+        ({"seed": MISSING}, "a note without 'seed'"),
+        ({"device": ""}, "a note whose 'device' is ''"),
+        ({"commit": None}, "a note whose 'commit' is None"),
+        ({"dirty": True}, "a note whose 'dirty' is True"),
+        ({"code": ["x"]}, "a note whose 'code' is"),
+        ({"older": OLD}, "a note whose 'older' is"),
+        ({"experiment": MISSING}, "a note without 'experiment'"),
+        ({"older": [OLD, OLDER]}, f"its sample has no trial of the older code {OLDER}"),
+        (told(code=OLDER), f"its sample has no trial of the older code {OLD}"),
+        (told(agreement="DIFFERS"), "whose 'agreement' is 'DIFFERS'"),
+        (told(difference=-1), "whose 'difference' is -1"),
+        ({"sample": {"0" * 16: 1}}, "a trial of its sample is 1"),
+        ({"moved": {}}, "a note whose 'sample' is"),
+        ({"moved": {}, "sample": []}, "a proof without 'commit'"),
+        ({"moved": {"commit": "HEAD", "map": {}}, "sample": []}, "whose 'commit' is 'HEAD'"),
+        ({"moved": {"commit": "d" * 40, "map": {"a": 1}}, "sample": []}, "a proof whose 'map'"),
+    ],
+)
+def test_a_note_that_nobody_could_check_counts_for_nothing(tmp_path, fake, capsys, change, message):
+    """The forger's short cut: with an empty sample a stale record counted."""
+    write(records.path(NAME, tmp_path), line(0, profile="full", code=OLD))
+    note(tmp_path, line(0)["provenance"]["code"], OLD, **change)
+    assert cli.main(["verify", "--results", str(tmp_path)]) == 1
+    shown = capsys.readouterr().err
+    assert f"{tmp_path / records.REVALIDATIONS}:1: damaged: " in shown
+    assert message in shown
+    with pytest.raises(RecordError, match="damaged"):
+        records.read(NAME, tmp_path)
+
+
+@pytest.mark.parametrize("sample", [[], "0" * 16, None])
+def test_notes_of_the_first_format_need_a_sample_too(tmp_path, fake, sample):
+    made = {k: v for k, v in a_note(line(0)["provenance"]["code"], OLD).items() if k != "seed"}
+    for good, one in ((True, ["0" * 16]), (False, sample)):
+        old = made | {"sample": one}
+        text = json.dumps(old, sort_keys=True)
+        old |= {"digest": hashlib.sha256(text.encode()).hexdigest()}
+        write(tmp_path / records.REVALIDATIONS, old)
+        assert bool(records.scan_notes(tmp_path)[0]) == good
 
 
 def test_revalidating_notes_what_a_sample_of_every_older_code_shows(tmp_path, fake, capsys):
@@ -338,7 +461,11 @@ def test_revalidating_notes_what_a_sample_of_every_older_code_shows(tmp_path, fa
     assert capsys.readouterr().out.count("repeats") == 2, "one of each code"
     (noted,) = records.revalidations(tmp_path)
     assert noted["older"] == [OLD, OLDER]
-    assert sorted(noted["sample"]) == sorted(x["hash"] for x in lines)
+    assert {key: told["code"] for key, told in noted["sample"].items()} == {
+        x["hash"]: x["provenance"]["code"] for x in lines
+    }
+    assert {told["agreement"] for told in noted["sample"].values()} == {"repeats"}
+    assert type(noted["seed"]) is int
     assert noted["commit"]
     assert noted["device"]
     assert not any(r.stale for r in records.read(NAME, tmp_path))

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pty
 import re
+import shutil
 import signal
 import sys
 import termios
@@ -18,7 +19,7 @@ from fake_experiments import FAKE, NAME, FakeTrial
 
 from mcnn import data
 from mcnn.errors import McnnError, TrialError, UsageError
-from mcnn.ledger import cli, provenance, records, runner
+from mcnn.ledger import cli, engines, leases, provenance, records, runner
 
 CPU = torch.device("cpu")
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -30,7 +31,7 @@ def results(tmp_path, fake):
 
 
 def metrics(results, profile="fast"):
-    found = records.read(NAME, results, profile)
+    found = records.held(FAKE, results, profile)
     return {r.config: r.metrics for r in found}
 
 
@@ -177,45 +178,68 @@ def test_a_metric_that_is_not_finite_is_named_and_not_recorded(results, monkeypa
 
 
 def _pretend(monkeypatch, submit):
-    class Engine:
+    class Executor:
         pass
 
     @contextmanager
-    def executor(jobs, scheduler):
-        Engine.submit = staticmethod(submit)
-        yield Engine
+    def engine(*_):
+        Executor.submit = staticmethod(submit)
+        yield engines.Workers(runner.run_batch, Executor, lambda: 2, "the workers are gone: killed")
 
-    monkeypatch.setattr(runner, "_executor", executor)
+    monkeypatch.setattr(runner, "_engine", engine)
 
 
 def test_workers_that_vanish_are_one_error(results, monkeypatch):
-    def submit(call):
+    def submit(run, calls, device):
         future = Future()
-        if call.args[2].seed == 0:
-            future.set_result(call())
+        if calls[0].trial.seed == 0:
+            future.set_result(run(calls, device))
         else:
             future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
         return future
 
     _pretend(monkeypatch, submit)
     plans = [runner.plan(NAME, seeds=range(3), results=results)]
-    with pytest.raises(McnnError, match="workers are gone: killed, or out of memory"):
+    with pytest.raises(McnnError, match="the workers are gone: killed"):
         runner.run(plans, CPU, results)
     assert not {1, 2} & {trial.seed for trial in metrics(results)}
 
 
 def test_a_worker_with_other_code_is_refused(results, monkeypatch):
-    def submit(call):
+    def submit(run, calls, device):
         future = Future()
-        line = call()
+        (line,) = run(calls, device)
         line["provenance"] |= {"code": "f" * 16}
-        future.set_result(line)
+        future.set_result([line])
         return future
 
     _pretend(monkeypatch, submit)
     with pytest.raises(UsageError, match="a worker runs other code of fake-sum than is here"):
         runner.run([runner.plan(NAME, results=results)], CPU, results)
     assert metrics(results) == {}
+
+
+def test_short_trials_are_sent_in_batches_and_long_ones_alone(results, monkeypatch):
+    sizes = []
+
+    def submit(run, calls, device):
+        sizes.append(len(calls))
+        future = Future()
+        lines = run(calls, device)
+        for line in lines:
+            line["provenance"] |= {"seconds": 0.1 if calls[0].trial.seed < 100 else 5.0}
+        future.set_result(list(map(records.seal, lines)))
+        return future
+
+    _pretend(monkeypatch, submit)
+    assert runner.run([runner.plan(NAME, seeds=range(100), results=results)], CPU, results) == 100
+    assert sizes[0] == 1
+    assert max(sizes) == 10, "a second"
+    assert sizes[-1] == 1, "what is left is shared out"
+    sizes.clear()
+    runner.run([runner.plan(NAME, seeds=range(100, 110), results=results)], CPU, results)
+    assert sizes == [1] * 10
+    assert len(metrics(results)) == 110
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -232,8 +256,7 @@ def test_workers_end_with_their_driver(results, tmp_path, monkeypatch, capfd, ho
         os.setsid()
         os._exit(cli.main([*command, "--results", str(results)]))
     try:
-        file = records.path(NAME, results)
-        wait_for(lambda: file.exists() and log.read_text().count("\n") == 2)
+        wait_for(lambda: metrics(results) and log.read_text().count("\n") == 2)
         (worker,) = {int(r.split()[1]) for r in log.read_text().splitlines() if r[0] == "1"}
         assert alive(worker)
         if how == "kill":
@@ -251,6 +274,93 @@ def test_workers_end_with_their_driver(results, tmp_path, monkeypatch, capfd, ho
     finally:
         with suppress(ProcessLookupError):
             os.killpg(driver, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_with_much_work_waiting_is_one_line(results, monkeypatch, capfd):
+    monkeypatch.setenv("FAKE_NAP", "0.2")
+    command = ["run", NAME, "--seeds", "0-60", "--jobs", "2", "--device", "cpu"]
+    driver = os.fork()
+    if driver == 0:
+        os.setsid()
+        os._exit(cli.main([*command, "--results", str(results)]))
+    try:
+        wait_for(lambda: len(metrics(results)) > 2)
+        os.killpg(driver, signal.SIGINT)
+        wait_for(lambda: not alive(driver), seconds=20)
+        assert os.waitstatus_to_exitcode(os.waitpid(driver, 0)[1]) == 130
+        error = capfd.readouterr().err
+        assert error == "mcnn: stopped; what was recorded stays, call again to go on\n"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(driver, signal.SIGKILL)
+
+
+def test_a_results_folder_that_is_removed_meanwhile_is_not_counted(results, monkeypatch, capsys):
+    true_run = runner.run_trial
+
+    def remove(experiment, profile, trial, device):
+        line = true_run(experiment, profile, trial, device)
+        if trial.seed == 2:
+            shutil.rmtree(results)
+        return line
+
+    monkeypatch.setattr(runner, "run_trial", remove)
+    command = ["run", NAME, "--device", "cpu", "--results", str(results)]
+    assert cli.main(command) == 2
+    shown = capsys.readouterr()
+    assert "was removed or replaced while trials ran" in shown.err
+    assert "new records" not in shown.out
+    monkeypatch.setattr(runner, "run_trial", true_run)
+    assert cli.main(command) == 0
+    assert sorted(t.seed for t in metrics(results)) == [0, 1, 2, 3]
+
+
+# Several drivers
+
+
+def test_two_drivers_share_the_work(results, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    monkeypatch.setenv("FAKE_LOG", str(log))
+    monkeypatch.setenv("FAKE_NAP", "0.05")
+    drivers = []
+    for _ in range(2):
+        driver = os.fork()
+        if driver == 0:
+            plans = [runner.plan(NAME, seeds=range(30), results=results)]
+            runner.run(plans, CPU, results)
+            os._exit(0)
+        drivers.append(driver)
+    assert [os.waitpid(d, 0)[1] for d in drivers] == [0, 0]
+    rows = [row.split() for row in log.read_text().splitlines()]
+    assert sorted(int(seed) for seed, _ in rows) == list(range(30)), "each once"
+    shares = [[pid for _, pid in rows].count(str(d)) for d in drivers]
+    assert min(shares) >= 8, "both of them"
+    assert not (results / ".leases").exists()
+
+
+def test_a_lease_that_nobody_touches_is_taken_over(results, monkeypatch):
+    monkeypatch.setattr(leases, "EXPIRES", 0.3)
+    first, second = leases.Leases(results), leases.Leases(results)
+    assert first.take(results, "a")
+    assert not second.take(results, "a")
+    assert second.take(results, "b")
+    time.sleep(0.4)
+    assert second.take(results, "a")
+    assert not first.take(results, "a")
+    second.give_back(results, "a")
+    assert first.take(results, "a")
+
+
+def test_leases_are_touched_while_their_driver_lives(results, monkeypatch):
+    monkeypatch.setattr(leases, "EXPIRES", 0.3)
+    monkeypatch.setattr(leases, "BEAT", 0.05)
+    with leases.Leases(results) as first, leases.Leases(results) as second:
+        first.start()
+        assert first.take(results, "a")
+        time.sleep(0.6)
+        assert not second.take(results, "a")
+    assert not (results / ".leases").exists()
 
 
 # Plans

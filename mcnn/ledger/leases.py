@@ -1,0 +1,102 @@
+"""Leases on trials: several drivers on one folder of records share the work.
+
+A driver takes a trial by making a file for it, which only one can, and touches the file for as long
+as it is alive; a file that nobody touched for a while is free to take.
+The folder is ``.leases`` beside the records.
+Without it (a file system that cannot, a folder that somebody removes) work may be done twice, and
+nothing worse: records are kept apart by their hash.
+"""
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+EXPIRES = 60.0  # seconds after the last touch
+BEAT = 10.0  # seconds between touches
+
+
+class Leases:
+    """The leases of one driver; a context that gives them all back.
+
+    Parameters
+    ----------
+    folders
+        Those of the records that will be written.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        self._held: set[Path] = set()
+        self._end = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._folders = {folder / ".leases" for folder in folders}
+
+    def take(self, folder: Path, key: str) -> bool:
+        """Take the lease of a trial, unless another driver has it."""
+        file = folder / ".leases" / key
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            except FileExistsError:
+                if not self._expired(file):
+                    return False
+                # Of several who find it expired, one alone moves it away.
+                old = file.with_name(f".{key}.{os.getpid()}")
+                os.rename(file, old)
+                os.unlink(old)
+                handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            os.close(handle)
+        except (FileNotFoundError, FileExistsError):
+            return False  # another one was faster
+        except OSError:
+            return True  # no leases here: rather twice than never
+        with self._lock:
+            self._held.add(file)
+        return True
+
+    def _expired(self, file: Path) -> bool:
+        """Whether nobody touches a lease any more, by the clock of the file system."""
+        now = file.with_name(f".now-{os.getpid()}")
+        now.touch()
+        age = now.stat().st_mtime - file.stat().st_mtime
+        now.unlink()
+        return age > EXPIRES
+
+    def give_back(self, folder: Path, key: str) -> None:
+        """Give a lease back: the trial is recorded, or will not be."""
+        file = folder / ".leases" / key
+        with self._lock:
+            held = file in self._held
+            self._held.discard(file)
+        if held:
+            with suppress(OSError):
+                file.unlink()
+
+    def _beat(self) -> None:
+        while not self._end.wait(BEAT):
+            with self._lock:
+                held = list(self._held)
+            for file in held:
+                with suppress(OSError):
+                    os.utime(file)
+
+    def start(self) -> None:
+        """Begin to touch what is held; after workers were forked, which want no other thread."""
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        for file in list(self._held):
+            self.give_back(file.parent.parent, file.name)
+        for folder in self._folders:
+            with suppress(OSError):
+                folder.rmdir()  # unless another driver has leases

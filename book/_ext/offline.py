@@ -5,11 +5,13 @@ carries its glyphs, so a page opened from disk looks right in browsers that refu
 from there.
 """
 
+import json
 import re
 from importlib.metadata import files
 from pathlib import Path
 from shutil import copy2
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 from sphinx.application import Sphinx
 
@@ -23,6 +25,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", _leave_out_scripts)
     app.connect("build-finished", _copy)
     app.connect("build-finished", _drop_maps)
+    app.connect("build-finished", _drop_outputs)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -70,3 +73,21 @@ def _drop_maps(app: Sphinx, error: Exception | None) -> None:
         text = file.read_text(encoding="utf-8")
         if _MAP.search(text):
             file.write_text(_MAP.sub("", text), encoding="utf-8")
+
+
+def _drop_outputs(app: Sphinx, error: Exception | None) -> None:
+    """Offer the notebooks for download without their outputs, 5 MB of them that the pages show.
+
+    All of them are in one archive, too.
+    """
+    if error or app.builder.format != "html":
+        return
+    with ZipFile(Path(app.outdir, "_static", "notebooks.zip"), "w", ZIP_DEFLATED) as archive:
+        for file in sorted(Path(app.outdir, "_sources", "notebooks").glob("*.ipynb")):
+            notebook = json.loads(file.read_text(encoding="utf-8"))
+            for cell in notebook["cells"]:
+                if cell["cell_type"] == "code":
+                    cell.update(outputs=[], execution_count=None)
+            text = json.dumps(notebook, indent=1, ensure_ascii=False)
+            file.write_text(text, encoding="utf-8")
+            archive.writestr(f"notebooks/{file.name}", text)

@@ -72,11 +72,12 @@ def _finding(judgement: Judgement, picture: str, title: str, meaning: str, link:
     accepted = f", accepted {test}" if test else ""
     measured = f"{quantity(judgement)}: {judgement.measured}{accepted}, n = {judgement.values}"
     return (
-        f"### {title}\n\n{meaning}\n\n"
-        f":::{{figure}} _static/{picture}\n:name: fig-front-{claim.id}\n:alt: {title}\n\n"
+        "::::{grid} 1 1 2 2\n:gutter: 3\n\n:::{grid-item}\n"
+        f"![{title}](_static/{picture})\n:::\n\n:::{{grid-item}}\n"
+        f"**{title}** {meaning}\n\n"
         f"The slide: “{claim.quote}”. Measured: {measured}. "
-        f'<a href="ledger.html#claim-{claim.id}">{sign(judgement.verdict)}</a>. '
-        f"From [this chapter]({chapter}).\n:::"
+        f'<a href="ledger.html#claim-{claim.id}">{sign(judgement.verdict)}</a>\n\n'
+        f"From [the chapter]({chapter}).\n:::\n::::"
     )
 
 

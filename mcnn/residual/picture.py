@@ -109,7 +109,7 @@ class FlowPicture:
     first: Tensor
     second: Tensor
     start: Tensor
-    steps: int = 8
+    steps: int = 12
 
     def __post_init__(self) -> None:
         hidden = self.first.shape[0]
@@ -165,7 +165,7 @@ class FlowPicture:
 
 def example() -> FlowPicture:
     """Return the flow of the book: a spiral with a kink at either axis."""
-    turn = torch.tensor([[-0.1, -1.1], [1.1, -0.1]], dtype=torch.float64)
+    turn = torch.tensor([[-0.25, -1.1], [1.1, -0.25]], dtype=torch.float64)
     first = torch.cat([torch.eye(2), -torch.eye(2)]).double()  # [4, 2]: a = max{0,a} - max{0,-a}
     second = torch.cat([turn, -0.75 * turn], 1)  # [2, 4]
     return FlowPicture(first, second, torch.tensor([1.8, 0.0], dtype=torch.float64))

@@ -82,7 +82,7 @@ def draw(ideas: dict[str, dict[str, Any]]) -> str:
             y0, y1 = y0 + high / 2, y1 - high / 2
             x0, x1 = x0 + 0.18 * (x1 - x0), x1 - 0.18 * (x1 - x0)
             parts.append(f'<path d="M{x0:.0f} {y0:.0f}L{x1:.0f} {y1 - 3:.0f}"/>')
-            x, y = x0 + 0.5 * (x1 - x0), y0 + 0.5 * (y1 - y0) + 4
+            x, y = x0 + 0.7 * (x1 - x0), y0 + 0.6 * (y1 - y0) + 4
             parts.append(f'<text class="why" x="{x:.0f}" y="{y:.0f}">{html.escape(label)}</text>')
     for stem, idea in ideas.items():
         x, y = centre[stem]

@@ -24,7 +24,7 @@ define from_pip
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test run notebooks bench lock lint clean
+.PHONY: help setup book pdf archive test run notebooks bench lock lint clean
 
 help:  ## print this list
 	@echo 'make TARGET [PROFILE=fast|full] [DEVICE=auto|cpu|cuda] [NOTEBOOKS="density paths"]'
@@ -36,6 +36,12 @@ book: $(READY)  ## render the committed notebooks into _build/html
 	@rm -rf _build/html _build/.doctrees
 	@$(JUPYTER_BOOK) .
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+pdf: book  ## print the book into one PDF, through Chromium
+	@$(BIN)/python book/_ext/pdf.py
+
+archive: book  ## pack book, notebooks, records and code, with checksums
+	@$(BIN)/python book/_ext/archive.py
 
 run: $(READY)  ## execute chapters anew (PROFILE, DEVICE, NOTEBOOKS) and render that run
 	@$(BIN)/python book/_ext/run.py --profile "$(PROFILE)" --device "$(DEVICE)" $(NOTEBOOKS)

@@ -54,11 +54,28 @@ def test_pages_carry_the_verdicts_of_the_records():
 
 def test_every_notebook_is_a_chapter():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    files = [chapter["file"] for chapter in chapters]
     listed = [Path(file).stem for file in files if file.startswith("notebooks/")]
     assert sorted(listed) == STEMS
     pages = {path.stem for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".rst")}
     assert {Path(file).stem for file in (*files, toc["root"]) if file.startswith("book/")} == pages
+    below = {section["file"] for chapter in chapters for section in chapter.get("sections", ())}
+    assert below >= {f"book/api/{path.stem}" for path in (ROOT / "book" / "api").iterdir()}
+    ideas = yaml.safe_load((ROOT / "book" / "chapters.yml").read_text(encoding="utf-8"))
+    assert sorted(ideas) == STEMS, "the first page does not say what each chapter asks"
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_chapter_and_its_reference_lead_to_each_other(stem):
+    text = (ROOT / "book" / "api" / f"{stem}.rst").read_text(encoding="utf-8")
+    assert f":doc:`/notebooks/{stem}`" in text
+    assert f".. automodule:: mcnn.{stem}\n" in text
+    if SITE.exists():
+        links = _Page(SITE / "notebooks" / f"{stem}.html").links
+        assert f"../book/api/{stem}.html" in links
+        claim = next(name for name in claims.load() if name.startswith(f"{stem}-"))
+        assert f"../book/ledger.html#claim-{claim}" in links
 
 
 class _Page(html.parser.HTMLParser):
@@ -115,3 +132,45 @@ def test_pages_load_nothing_from_another_machine(pages):
 @needs_site
 def test_no_page_names_the_machine_it_was_built_on(pages):
     assert not [path.name for path in pages if str(ROOT) in path.read_text(encoding="utf-8")]
+
+
+MEGABYTE = 1_000_000
+
+
+@needs_site
+def test_the_site_is_light(pages):
+    sizes = {path: path.stat().st_size for path in SITE.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) <= 20 * MEGABYTE
+    assert {path.name: sizes[path] for path in pages if sizes[path] > 1.5 * MEGABYTE} == {}
+    assert not list(SITE.rglob("*.map"))
+    for file in (*SITE.rglob("*.js"), *SITE.rglob("*.css")):
+        assert "# sourceMappingURL=" not in file.read_text(encoding="utf-8"), file
+
+
+@needs_site
+def test_a_picture_is_small_and_needs_nothing(pages):
+    text = (SITE / "book" / "play.html").read_text(encoding="utf-8")
+    figures = re.findall(r"<figure class=\"mcnn-picture.*?</figure>", text, re.S)
+    assert len(figures) == 4
+    for figure in figures:
+        assert len(figure.encode()) <= 50_000
+        assert not re.search(r"fetch\(|XMLHttpRequest|import\(|https?://", figure)
+
+
+@needs_site
+def test_a_page_says_what_it_is_about(pages):
+    told = {}
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        if path.parent == SITE.resolve():
+            continue  # the index, the search and the forwarding page
+        (told[path.name],) = re.findall(r'<meta name="description" content="([^"]{40,})"', text)
+        (card,) = re.findall(r'<meta property="og:image" content="([^"]+)"', text)
+        assert (path.parent / card).is_file() or "//" in card
+    assert len(set(told.values())) == len(told), "two pages describe themselves alike"
+
+
+@needs_site
+def test_a_claim_of_the_ledger_can_be_linked_to(pages):
+    ledger = pages[(SITE / "book" / "ledger.html").resolve()]
+    assert {f"claim-{name}" for name in claims.load()} <= ledger.anchors

@@ -5,6 +5,7 @@ import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ ALL = (path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
 PAGES = sorted(name for name in ALL if not name.startswith("_static/") and name != "index.html")
 CONTENT = [name for name in PAGES if "/" in name]
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+TABLET = {"width": 768, "height": 1024}
+# axe-core leaves this rule out, as it is an experiment: a control is called what it shows.
+AXE = """async () => {
+    const options = {
+        resultTypes: ["violations"], rules: {"label-content-name-mismatch": {enabled: true}},
+    };
+    const found = (await axe.run(document, options)).violations;
+    return found.flatMap(v => v.nodes.map(n => v.id + ": " + n.target + ": " + n.failureSummary));
+}"""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Chromium's own calls home are not the page's.
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
@@ -86,8 +96,78 @@ def test_page(browser, address, name):
         page.wait_for_function("name => document.documentElement.dataset.theme == name", arg=theme)
     grounds = "all => all.map(image => getComputedStyle(image).backgroundColor)"
     assert set(page.eval_on_selector_all(".bd-article img", grounds)) <= {"rgba(0, 0, 0, 0)"}
-    page.set_viewport_size(PHONE)
-    _check_width(page)
+    for size in (TABLET, PHONE):
+        page.set_viewport_size(size)
+        _check_width(page)
+    assert not trouble
+    page.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_wrong(browser, address, name):
+    page, _ = look(browser, f"{address}/{name}")
+    page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
+    for theme, size in (("light", WIDE), ("dark", PHONE)):
+        page.emulate_media(color_scheme=theme)
+        page.set_viewport_size(size)
+        page.wait_for_timeout(500)  # the theme marks what scrolls a moment after a change of size
+        assert page.evaluate(AXE) == [], f"{theme}, {size['width']} px"
+    page.close()
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_mathematics_is_loaded_only_where_there_is_some(browser, address, name):
+    page, _ = look(browser, f"{address}/{name}")
+    formulas = page.locator(".bd-article .math").count()
+    assert page.evaluate("Boolean(window.MathJax)") == bool(formulas)
+    page.close()
+
+
+def test_the_pictures_work_from_the_keyboard(browser, address):
+    """Every control can be reached by Tab, and moving it changes what its picture says."""
+    page, trouble = look(browser, f"{address}/book/play.html")
+    figures = page.locator("figure.mcnn-picture").all()
+    assert len(figures) == 4
+    for figure in figures:
+        told = figure.locator("[role=status]")
+        for control in figure.locator("input[type=range]").all():
+            before = told.inner_text()
+            control.focus()
+            page.keyboard.press("ArrowRight")
+            assert told.inner_text() != before
+        for control in figure.locator("input[type=radio]").all()[1:]:
+            before = told.inner_text()
+            figure.locator("input[type=radio]:checked").focus()
+            page.keyboard.press("ArrowRight")
+            assert told.inner_text() != before, "the arrow chooses the next way"
+    assert not trouble
+    page.close()
+
+
+def test_the_pictures_stand_still_without_javascript(browser, address):
+    context = browser.new_context(java_script_enabled=False, viewport=PHONE)
+    page = context.new_page()
+    page.goto(f"{address}/book/play.html")
+    for figure in page.locator("figure.mcnn-picture").all():
+        assert figure.locator("svg").first.is_visible()
+        assert figure.locator("svg :is(rect, path, circle, polyline)").count() > 4
+        assert figure.locator("[role=status]").inner_text()
+        assert not figure.locator("[data-part=steer]").is_visible(), "a control that does nothing"
+    context.close()
+
+
+def test_the_ledger_can_be_filtered(browser, address):
+    page, trouble = look(browser, f"{address}/book/ledger.html#claim-density-mnist")
+    assert page.locator("#claim-density-mnist").is_visible()
+    rows = page.locator("table.mcnn-ledger tbody tr")
+    everything = rows.count()
+    page.get_by_label("words").fill("paths")
+    some = page.locator("table.mcnn-ledger tbody tr:not([hidden])").count()
+    assert 0 < some < everything
+    assert f"{some} of {everything} claims" in page.locator(".mcnn-filter output").inner_text()
+    page.get_by_label("verdict").select_option("reproduced")
+    shown = page.locator("table.mcnn-ledger tbody tr:not([hidden]) .verdict").all_inner_texts()
+    assert {text.split(" ", 1)[1] for text in shown} == {"reproduced"}
     assert not trouble
     page.close()
 

@@ -339,6 +339,8 @@ CHECKS = {
     "make help": "test_make_help_lists_every_target",
     "make setup": recipe,
     "make book": recipe,  # `make test` begins with it, and tests/test_book.py reads the pages
+    "make pdf": recipe,  # tests/test_paper.py prints
+    "make archive": recipe,  # and packs
     "make run": chapters,
     "make run PROFILE=full DEVICE=cuda": chapters,
     "make run PROFILE=full DEVICE=cuda NOTEBOOKS=density": chapters,

@@ -1,24 +1,31 @@
-"""Sphinx extension: nothing on a page comes from another machine.
+"""Sphinx extension: nothing on a page comes from another machine, and nothing that it does not need.
 
-Mathematics is set by the book's own copy of MathJax. Its SVG form carries its glyphs, so a page
-opened from disk looks right in browsers that refuse to load fonts from there.
+Mathematics is set by the book's own copy of MathJax, on the pages that have some. Its SVG form
+carries its glyphs, so a page opened from disk looks right in browsers that refuse to load fonts
+from there.
 """
 
+import json
+import re
 from importlib.metadata import files
 from pathlib import Path
 from shutil import copy2
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 from sphinx.application import Sphinx
 
 _PACKAGE = "sphinx-mathjax-offline"  # data only: its own extension would copy 24 MB
 _NEEDED = ("tex-svg.js", "input/tex/extensions/")
+_MAP = re.compile(r"\n?/[/*]# sourceMappingURL=\S+(?: \*/)?")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", _point_to_copy)
-    app.connect("html-page-context", _leave_out_thebe)
+    app.connect("html-page-context", _leave_out_scripts)
     app.connect("build-finished", _copy)
+    app.connect("build-finished", _drop_maps)
+    app.connect("build-finished", _drop_outputs)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -26,15 +33,22 @@ def _point_to_copy(app: Sphinx, config: object) -> None:
     config.mathjax_path = "mathjax/tex-svg.js"  # below _static
 
 
-def _leave_out_thebe(
+def _leave_out_scripts(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
-    """Leave out the loader of a live kernel, which Jupyter Book adds to every page, twice."""
+    """Leave out the loader of a live kernel, which Jupyter Book adds to every page, twice.
 
-    def of_thebe(script: Any) -> bool:
-        return "thebe" in f"{script.filename} {script.attributes.get('body')}".lower()
+    And MathJax, 2 MB of it, where there is no formula.
+    """
+    without = ["thebe"]
+    if 'class="math' not in context.get("body", ""):
+        without.append("mathjax")
 
-    context["script_files"] = [s for s in context["script_files"] if not of_thebe(s)]
+    def needless(script: Any) -> bool:
+        told = f"{script.filename} {script.attributes}".lower()
+        return any(word in told for word in without)
+
+    context["script_files"] = [s for s in context["script_files"] if not needless(s)]
 
 
 def _copy(app: Sphinx, error: Exception | None) -> None:
@@ -46,3 +60,34 @@ def _copy(app: Sphinx, error: Exception | None) -> None:
             target = Path(app.outdir, "_static", "mathjax", name)
             target.parent.mkdir(parents=True, exist_ok=True)
             copy2(file.locate(), target)
+
+
+def _drop_maps(app: Sphinx, error: Exception | None) -> None:
+    """Remove the theme's source maps, and the lines that name them: they are for its developers."""
+    if error or app.builder.format != "html":
+        return
+    static = Path(app.outdir, "_static")
+    for file in static.rglob("*.map"):
+        file.unlink()
+    for file in (*static.glob("scripts/*.js"), *static.glob("styles/*.css")):
+        text = file.read_text(encoding="utf-8")
+        if _MAP.search(text):
+            file.write_text(_MAP.sub("", text), encoding="utf-8")
+
+
+def _drop_outputs(app: Sphinx, error: Exception | None) -> None:
+    """Offer the notebooks for download without their outputs, 5 MB of them that the pages show.
+
+    All of them are in one archive, too.
+    """
+    if error or app.builder.format != "html":
+        return
+    with ZipFile(Path(app.outdir, "_static", "notebooks.zip"), "w", ZIP_DEFLATED) as archive:
+        for file in sorted(Path(app.outdir, "_sources", "notebooks").glob("*.ipynb")):
+            notebook = json.loads(file.read_text(encoding="utf-8"))
+            for cell in notebook["cells"]:
+                if cell["cell_type"] == "code":
+                    cell.update(outputs=[], execution_count=None)
+            text = json.dumps(notebook, indent=1, ensure_ascii=False)
+            file.write_text(text, encoding="utf-8")
+            archive.writestr(f"notebooks/{file.name}", text)

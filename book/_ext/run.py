@@ -5,9 +5,12 @@
 
 import argparse
 import os
+import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copytree, ignore_patterns, rmtree
 from typing import NoReturn
@@ -107,6 +110,7 @@ def execute(stem: str, target: Path, parameters: dict[str, str] | None = None) -
     """Execute a chapter through papermill and write it, normalised, to a file."""
     UNFINISHED.mkdir(parents=True, exist_ok=True)
     working = UNFINISHED / target.name
+    begun = time.monotonic()
     papermill.execute_notebook(
         str(_notebook(stem)),
         str(working),
@@ -116,6 +120,12 @@ def execute(stem: str, target: Path, parameters: dict[str, str] | None = None) -
     )
     notebook = nbformat.read(working, as_version=4)
     normalise(notebook)
+    notebook.metadata.mcnn |= {  # for the page on the state of the book; no test compares it
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "seconds": round(time.monotonic() - begun),
+        "torch": torch.__version__.partition("+")[0],
+        "python": platform.python_version(),
+    }
     nbformat.write(notebook, working)
     working.replace(target)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcnn.errors import UsageError, unknown
-from mcnn.ledger import claims, project, records, registry, runner, tables
+from mcnn.ledger import claims, front, project, records, registry, runner, status, tables
 from mcnn.ledger.claims import Judgement
 
 
@@ -50,12 +50,17 @@ def claims_table(chapter: str) -> Markdown:
 
 
 # Pictures outside of the book, and the notebook and figure that each is taken from.
-_PICTURES = {"book/_static/density-mnist.png": ("notebooks/density.ipynb", "fig-density-mnist")}
+_PICTURES = {
+    f"book/_static/{stem}.png": (f"notebooks/{stem.partition('-')[0]}.ipynb", f"fig-{stem}")
+    for stem in ("density-mnist", "paths-accuracy", "linear-cost")
+}
 
 # File, what makes its tables, their links, and the markers between which they stand.
 _PAGES = {
     "README.md": (tables.short, "{notebook}"),
+    "book/intro.md": (front.front, "../{notebook}"),
     "book/ledger.md": (tables.full, "../{notebook}"),
+    "book/status.md": (status.status, "../{notebook}"),
 }
 _BEGIN, _END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 

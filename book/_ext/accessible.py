@@ -1,0 +1,44 @@
+"""Sphinx extension: what axe-core finds wrong with the theme's pages, put right after they are made.
+
+tests/test_browser.py holds every page against axe-core; a replacement here that no longer finds what
+it replaces does no harm.
+"""
+
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+_REPLACED = (
+    # A summary that is only an arrow says what it opens.
+    (r"<summary>(?=<span class=\"toctree-toggle\")", '<summary aria-label="pages below this one">'),
+    # Roles for books that are deprecated, or not allowed where docutils puts them.
+    (r' role="doc-(?:biblioentry|biblioref|noteref|backlink|footnote)"', ""),
+    (r'(<div) role="list" (class="citation-list")', r"\1 \2"),
+    # The title beside the search is part of the navigation.
+    (
+        r'<(div|dialog)( [^>]*?)?class="(bd-sidebar-primary[^"]*)"',
+        r'<\1\2role="navigation" aria-label="Book" class="\3"',
+    ),
+    # Headings go down one level at a time.
+    (r'<p class="sidebar-header-items__title" role="heading" aria-level="1"', "<p"),
+)
+_RULES = [(re.compile(pattern), new) for pattern, new in _REPLACED]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("build-finished", _repair)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _repair(app: Sphinx, error: Exception | None) -> None:
+    if error or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        if "_static" in page.parts:
+            continue
+        text = old = page.read_text(encoding="utf-8")
+        for pattern, new in _RULES:
+            text = pattern.sub(new, text)
+        if text != old:
+            page.write_text(text, encoding="utf-8")

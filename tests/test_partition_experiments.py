@@ -333,6 +333,11 @@ def test_spread_is_a_log_ratio():
     name = "P = 3, masks for each example: log ratio of sd"
     assert measured[name] == pytest.approx([-math.log(2)])
     assert measured["P = 3, shared masks: mean difference"] == pytest.approx([0.09])
+    again = record(
+        runs.RunsTrial(arms=runs.ARMS[:2]), {arm: metrics[arm] for arm in list(metrics)[:2]}
+    )
+    pooled = runs._measure([again, record(trial, metrics)])
+    assert [len(v) for v in pooled.values()] == [2, 2, 1, 1], "a second run has some of the arms"
 
 
 def test_runs_of_a_group_are_those_of_networks_alone(digits, monkeypatch):

@@ -9,9 +9,21 @@ import torch
 from torch import nn
 
 from mcnn import data, training
-from mcnn.experiments.partition import calibration, coverage, curve, each, runs, table, variance
+from mcnn.experiments.partition import (
+    calibration,
+    coverage,
+    curve,
+    each,
+    each_training,
+    runs,
+    table,
+    variance,
+)
+from mcnn.experiments.partition.each_training import ExampleMasks
 from mcnn.experiments.partition.masks import KINDS, Masks, mask_seed, train_arms
 from mcnn.partition import DropoutPartition, part_labels
+from mcnn.partition.hashed import HashedPartition
+from mcnn.sampling import fold_in
 from mcnn.training import nets
 
 torch.set_num_threads(1)
@@ -166,6 +178,42 @@ def test_dropout_with_its_own_generator(shared, rows):
     assert set(out.unique().tolist()) == {0.0, 1.5}
 
 
+# --- a mask for each example --------------------------------------------------------------------
+
+
+def test_masks_of_examples_are_those_of_the_layers():
+    """Partitions as HashedPartition drops, layers and P apart; coins as where they are compared."""
+    arms = [("partition", 2), ("partition", 3), ("dropout", 3)]
+    masks = ExampleMasks([(arm, 5) for arm in arms], [7, 7], "cpu")
+    seeds = [[fold_in(fold_in(5, p), i) for p in (2, 3)] for i in (0, 1)]
+    layers = [
+        [HashedPartition(p, seed=s) for p, s in zip((2, 3), row, strict=True)] for row in seeds
+    ]
+    coins = Masks([(("dropout", 3), 5)], [7, 7], "cpu")
+    for batch in (6, 6, 4, 6, 6):  # the last batch of an epoch is smaller
+        for found, own, drawn in zip(masks(batch), layers, coins(batch), strict=True):
+            assert found.shape == (3, batch, 7)
+            for factors, layer in zip(found, own, strict=False):
+                torch.testing.assert_close(factors, layer(torch.ones(batch, 7)))
+            torch.testing.assert_close(found[2], drawn[0])
+    first, second = masks(6)
+    assert not torch.equal(first[0], second[0]), "layers have seeds of their own"
+
+
+def test_gains_of_masks_of_examples_have_the_sign_of_partitions_minus_dropout():
+    trial = each_training.CurveTrial(parts=(2,))
+    better, worse = [0.5, 0.9], [0.3, 0.6]
+    metrics = {key: {"partition 2": better, "dropout 2": worse} for key in ("on", "test")}
+    measured = each_training._measure_curve([SimpleNamespace(config=trial, metrics=metrics)])
+    assert measured["P = 2, training, masks on"] == pytest.approx([0.25])
+    assert measured["P = 2, test, last epoch"] == pytest.approx([0.3])
+    runs = {"partition 3": [0.9, 0.8], "dropout 3": [0.5, 0.7]}
+    group = SimpleNamespace(config=each_training.RunsTrial(parts=(3,)), metrics=runs)
+    measured = each_training._measure_runs([group])
+    assert measured["P = 3, mean difference"] == pytest.approx([0.25])
+    assert measured["P = 3, log ratio of sd"] == pytest.approx([math.log(2)])
+
+
 # --- coverage -----------------------------------------------------------------------------------
 
 
@@ -285,6 +333,11 @@ def test_spread_is_a_log_ratio():
     name = "P = 3, masks for each example: log ratio of sd"
     assert measured[name] == pytest.approx([-math.log(2)])
     assert measured["P = 3, shared masks: mean difference"] == pytest.approx([0.09])
+    again = record(
+        runs.RunsTrial(arms=runs.ARMS[:2]), {arm: metrics[arm] for arm in list(metrics)[:2]}
+    )
+    pooled = runs._measure([again, record(trial, metrics)])
+    assert [len(v) for v in pooled.values()] == [2, 2, 1, 1], "a second run has some of the arms"
 
 
 def test_runs_of_a_group_are_those_of_networks_alone(digits, monkeypatch):

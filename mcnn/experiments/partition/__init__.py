@@ -6,6 +6,7 @@ from mcnn.experiments.partition import (
     coverage,
     curve,
     each,
+    each_training,
     runs,
     table,
     variance,
@@ -20,4 +21,5 @@ EXPERIMENTS = [
     *runs.EXPERIMENTS,
     *calibration.EXPERIMENTS,
     *again.EXPERIMENTS,
+    *each_training.EXPERIMENTS,
 ]

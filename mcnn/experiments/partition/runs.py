@@ -63,13 +63,13 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return logarithms of ratios of standard deviations, and differences of means, by group."""
     readings: dict[str, list[float]] = {}
     about = {"shared": "shared masks", "dropout": "masks for each example"}
-    for parts in sorted({parts for _, parts in records[0].config.arms}):
+    for parts in sorted({parts for record in records for _, parts in record.config.arms}):
         for kind, name in about.items():
+            arms = (f"partition {parts}", f"{kind} {parts}")
             for record in records:
-                ours, theirs = (
-                    record.metrics[f"partition {parts}"],
-                    record.metrics[f"{kind} {parts}"],
-                )
+                if not all(arm in record.metrics for arm in arms):
+                    continue  # a second run has some of the arms
+                ours, theirs = (record.metrics[arm] for arm in arms)
                 ratio = math.log(statistics.stdev(theirs) / statistics.stdev(ours))
                 gain = statistics.mean(ours) - statistics.mean(theirs)
                 readings.setdefault(f"P = {parts}, {name}: log ratio of sd", []).append(ratio)

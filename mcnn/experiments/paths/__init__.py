@@ -13,6 +13,7 @@ from mcnn.experiments.paths import (
     growth,
     guarantee,
     rate,
+    regular,
     signs,
     wide,
     wrn,
@@ -33,5 +34,6 @@ EXPERIMENTS = [
     *growth.EXPERIMENTS,
     *signs.EXPERIMENTS,
     *baselines_conv.EXPERIMENTS,
+    *regular.EXPERIMENTS,
     *wrn.EXPERIMENTS,
 ]

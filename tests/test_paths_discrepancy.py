@@ -1,5 +1,7 @@
 """Kinds of low-discrepancy networks differ in what they are named for, and in nothing else."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -33,7 +35,7 @@ def test_options_hold_in_every_layer(kind):
 
 def test_paths_of_all_layers_are_joined():
     layers = _layers("sobol")
-    for before, behind in zip(layers, layers[1:], strict=False):
+    for before, behind in pairwise(layers):
         assert torch.equal(before.paths[1], behind.paths[0])
 
 

@@ -1,6 +1,7 @@
 """Paths and densities drawn anew in every step: no bias, and the whole network afterwards."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,9 +17,7 @@ WIDTHS = (12, 8, 4)
 
 def _weights():
     generator = torch.Generator().manual_seed(3)
-    return [
-        torch.randn(m, n, generator=generator) for n, m in zip(WIDTHS, WIDTHS[1:], strict=False)
-    ]
+    return [torch.randn(m, n, generator=generator) for n, m in pairwise(WIDTHS)]
 
 
 @pytest.mark.parametrize(
@@ -82,5 +81,5 @@ def test_methods_begin_with_the_same_network(method):
 
 
 def test_strengths_and_rates_are_the_best_on_images_held_out():
-    found = records.load(project.results() / "paths-regular-rate.jsonl")
-    assert experiment.best([r for r in found if r.profile == "full"]) == experiment.CHOSEN
+    found = records.read("paths-regular-rate", project.results_dir("full"))
+    assert experiment.best(found) == experiment.CHOSEN

@@ -48,7 +48,7 @@ class DiscrepancyTrial(Trial):
     paths: int = 128
     images: int = 10000
     halve: bool = True
-    epochs: int = 5
+    epochs: int = 3
     batch_size: int = 64
     lr: float = 0.1
     validation: int = 5000

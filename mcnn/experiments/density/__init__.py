@@ -1,12 +1,13 @@
 """Experiments of the chapter on simulating discrete densities."""
 
-from mcnn.experiments.density import bits, conv, filters, mnist, rms, ternary, unbiased
+from mcnn.experiments.density import bits, conv, filters, forced, mnist, rms, ternary, unbiased
 
 EXPERIMENTS = [
     *unbiased.EXPERIMENTS,
     *rms.EXPERIMENTS,
     *mnist.EXPERIMENTS,
     *ternary.EXPERIMENTS,
+    *forced.EXPERIMENTS,
     *conv.EXPERIMENTS,
     *filters.EXPERIMENTS,
     *bits.EXPERIMENTS,

@@ -140,13 +140,13 @@ def _choosing(profile: str, seeds: Sequence[int]) -> list[RegularTrial]:
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[RegularTrial]:
-    fast = FAST if profile == "fast" else {}
+    fast, settings = {}, CHOSEN
+    if profile == "fast":  # what was chosen for another network is too much for a small one
+        fast, settings = FAST, {m: (STRENGTHS[m][:2][-1], RATES[0]) for m in METHODS}
     return [
-        RegularTrial(
-            seed=seed, method=method, strength=CHOSEN[method][0], lr=CHOSEN[method][1], **fast
-        )
+        RegularTrial(seed=seed, method=method, strength=p, lr=lr, **fast)
         for seed in seeds
-        for method in CHOSEN
+        for method, (p, lr) in settings.items()
     ]
 
 

@@ -70,7 +70,7 @@ lock: $(UV)  ## resolve requirements.in into requirements.txt
 		--no-emit-index-url --no-emit-find-links
 
 clean:  ## remove what was built (the environment stays)
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || \

@@ -493,9 +493,9 @@ def wait_for_port(port, seconds=120):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_of_the_page(page, monkeypatch):
+def test_python_of_the_page(page, monkeypatch, tmp_path):
     """The examples of a page run in their order; `model` is the reader's own network."""
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     names = {"model": nets.lenet5()}
     for number, block in enumerate(_fenced(page.read_text(encoding="utf-8"), "python")):
         exec(compile(block, f"{page.name}, example {number + 1}", "exec"), names)

@@ -1,5 +1,7 @@
 """Who may import whom: each contract of pyproject.toml catches what it is there for."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -46,3 +48,36 @@ def _broken(summary, name):
     verdict = summary[summary.index(name) :]
     kept, broken = verdict.find("KEPT"), verdict.find("BROKEN")
     return broken >= 0 and not 0 <= kept < broken
+
+
+def test_every_documented_module_is_an_attribute_after_importing_the_package():
+    """Each is looked for alone: what one imports is not there for another."""
+    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "book" / "api").iterdir()]
+    modules = sorted(set(re.findall(r"automodule:: (\S+)", "\n".join(pages))))
+    assert len(modules) > 50
+    code = """
+import json, sys
+import mcnn
+
+def missing(module):
+    for name in [x for x in sys.modules if x.startswith("mcnn.")]:
+        parent, _, child = name.rpartition(".")
+        vars(sys.modules.get(parent, mcnn)).pop(child, None)
+    value = mcnn
+    for part in module.split(".")[1:]:
+        value = getattr(value, part, None)
+    return value is None
+
+print(json.dumps([x for x in sys.argv[1:] if missing(x)]))
+"""
+    command = [sys.executable, "-c", code, *modules]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert json.loads(done.stdout) == []
+
+
+def test_a_module_that_is_none_is_not_found():
+    import mcnn
+
+    for package in (mcnn, mcnn.density, mcnn.paths):
+        with pytest.raises(AttributeError, match=r"module 'mcnn.*' has no attribute 'nothing'"):
+            package.nothing  # noqa: B018

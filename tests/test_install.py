@@ -127,9 +127,9 @@ def test_the_wheel_has_all_sources(wheel):
     sources = {
         file.relative_to(ROOT).as_posix()
         for file in (ROOT / "mcnn").rglob("*")
-        if file.suffix in (".py", ".c", ".h")
+        if file.suffix in (".py", ".c", ".h", ".typed")
     }
-    assert {Path(x).suffix for x in sources} == {".py", ".c", ".h"}
+    assert {Path(x).suffix for x in sources} == {".py", ".c", ".h", ".typed"}
     assert sources == {name for name in wheel.namelist() if name.startswith("mcnn/")}
 
 

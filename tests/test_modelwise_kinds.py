@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcnn import density, linear, modelwise
+from mcnn import density, linear, modelwise, partition
 from mcnn.baselines import rounding
 from mcnn.density import importance
 from mcnn.paths import PathConv2d, PathLinear
@@ -395,11 +395,9 @@ def test_batches_that_are_not_clear():
 
 
 def test_calibration_changes_nothing():
-    from mcnn.partition import DropoutPartition
-
-    model = nn.Sequential(
-        nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), DropoutPartition(2), nn.Linear(8, 2)
-    ).train()
+    drops = nn.Dropout(), partition.DropoutPartition(2)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), *drops, nn.Linear(8, 2))
+    model.train()
     model[1].eval()  # frozen statistics stay frozen
     model.append(nn.BatchNorm1d(2))
     model(X)
@@ -457,3 +455,23 @@ def test_networks_of_torchvision():
         f"encoder.layers.encoder_layer_{i}.ln_{k}" for i in range(2) for k in (1, 2)
     }
     assert "(the model itself)" in str(report)
+
+
+def test_a_gpt_is_sampled_whole_and_trained_with_partitions():
+    torch.manual_seed(0)
+    gpt, ids = SmallGPT().eval(), torch.randint(11, (2, 8))
+    small, _ = density.quantize(gpt, samples=10**7)
+    torch.testing.assert_close(small(ids), gpt(ids), atol=2e-3, rtol=2e-3)
+    scales = importance.input_scales(gpt, ids)
+    assert scales["h.0.c_attn"].shape == (16, 48)  # [inputs, outputs], as the weight
+    assert torch.equal(scales["h.0.c_attn"][:, 0], scales["h.0.c_attn"][:, 1])
+    compact, report = linear.sample_linears(gpt, samples=10**7)
+    torch.testing.assert_close(compact(ids), gpt(ids), atol=2e-3, rtol=2e-3)
+    assert [x.name for x in report.layers] == ["lm_head"]
+    again, report = density.quantize(compact, samples=3)
+    assert report.reasons["lm_head"] == "sampled before"
+    net = partition.replace_dropout(gpt, masks="own").train()
+    assert net.h[0].resid_dropout.parts == 10
+    for length in (8, 3, 5):
+        net(ids[:, :length]).sum().backward()
+    assert again(ids).shape == (2, 8, 11)

@@ -86,6 +86,8 @@ EXEMPT = {
     "mcnn.paths.export.export_onnx": "is to_dense_model or to_gather_model, written to a file",
     "mcnn.integral.regroup.difference": "calls two models",
     "mcnn.integral.regroup.InputReLU": "is put around a layer",
+    "mcnn.integral.restore.learn": "trains what it is given",
+    "mcnn.paths.regular.Redrawn": "reads weights at each call, and writes to none",
     "mcnn.residual": "of a field of its own",
     "mcnn.paths.growth": "of a PathMLP",
     "mcnn.paths.optimizer_state": "of a PathMLP",

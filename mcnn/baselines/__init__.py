@@ -17,6 +17,7 @@ A mask is a tensor of the shape of a weight, and :class:`Masked` keeps a network
 while it is trained.
 """
 
+from mcnn import lazy_modules
 from mcnn.baselines.evolve import RigL, Set
 from mcnn.baselines.masks import (
     Masked,
@@ -48,3 +49,5 @@ __all__ = [
     "synflow",
     "weights",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

@@ -29,6 +29,7 @@ and :func:`variance` says beforehand what it costs.
 Source: slides "Simulating Discrete Densities" of A. Keller's talk.
 """
 
+from mcnn import lazy_modules
 from mcnn.density.counts import METHODS, ORDERS, cumulative_mass, dequantize, sample_counts
 from mcnn.density.model import quantize
 from mcnn.density.theory import VARIANCES, variance
@@ -46,3 +47,5 @@ __all__ = [
     "sample_counts",
     "variance",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

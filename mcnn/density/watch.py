@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from mcnn.modelwise import Layer
-from mcnn.modelwise.kinds import is_conv1d
+from mcnn.modelwise.kinds import is_conv1d, is_table
 from mcnn.sparse.layer import SparseLayer
 
 
@@ -51,6 +51,8 @@ class Watch:
         for layer in self.layers:
             for place in layer.places(self.model):
                 module = place.module
+                if is_table(module):
+                    continue  # rows that are looked up meet no input
                 if id(module) in attention:  # its weight is read, it is never called
                     module, rule = attention[id(module)], _out_proj
                 elif isinstance(module, nn.MultiheadAttention):

@@ -22,6 +22,7 @@ The parts of the idea are modules of their own:
 Source: slides "Learning Integral Operator Kernels" and those that follow, of A. Keller's talk.
 """
 
+from mcnn import lazy_modules
 from mcnn.integral.kernels import Fourier, Kernel, Perceptron, Readout
 from mcnn.integral.layer import ClassBias, CosineBias, IntegralLayer, IntegralNet, picture
 from mcnn.integral.nodes import RULES, nodes
@@ -43,3 +44,5 @@ __all__ = [
     "picture",
     "relu_to_input",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

@@ -12,7 +12,10 @@ network, and :class:`mcnn.profiling.PeakBytes` counts the memory that a computat
 Source: slides "Neural Networks linear in Time and Space" of A. Keller's talk.
 """
 
+from mcnn import lazy_modules
 from mcnn.linear.layer import SampledLinear
 from mcnn.linear.model import sample_linears
 
 __all__ = ["SampledLinear", "sample_linears"]
+
+__getattr__ = lazy_modules(__name__, __path__)

@@ -16,6 +16,7 @@ They differ in what they put in place of weights, and share all else:
 - a :class:`Report` says what the codes cost, and what of the model was left as it was, and why.
 """
 
+from mcnn import lazy_modules
 from mcnn.modelwise.kinds import KINDS, Slot
 from mcnn.modelwise.layers import (
     Layer,
@@ -49,3 +50,5 @@ __all__ = [
     "run_batches",
     "select",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

@@ -49,6 +49,9 @@ class Slot:
         return f"{module}.{self.weight}" if module else self.weight
 
 
+OWN = Slot("weight", "bias")
+
+
 def slots(module: nn.Module) -> list[Slot]:
     """Return the weights of a module that outputs add up; none for other modules."""
     if isinstance(module, (*KINDS, *_TABLES)) or is_conv1d(module):

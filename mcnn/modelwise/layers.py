@@ -47,8 +47,8 @@ class Layer:
     name: str
     number: int
     module: nn.Module
-    shared: tuple[str, ...]
-    slot: Slot
+    shared: tuple[str, ...] = ()
+    slot: Slot = kinds.OWN
 
     @property
     def weight(self) -> nn.Parameter:

@@ -25,6 +25,7 @@ The talk draws :math:`\xi` from a linear feedback shift register, and so does
 Source: slide "Partition instead of Dropout" of A. Keller's talk.
 """
 
+from mcnn import lazy_modules
 from mcnn.partition.layer import DROPS, REDRAWS, DropoutPartition, start_epoch
 from mcnn.partition.model import cycle_outputs, replace_dropout
 from mcnn.partition.parts import MAX_PARTS, SOURCES, part_labels
@@ -43,3 +44,5 @@ __all__ = [
     "start_epoch",
     "variance_factor",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

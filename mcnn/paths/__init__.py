@@ -19,6 +19,7 @@ sampling, and :func:`grow` and :func:`regrow` change networks by whole paths.
 Source: slides "Sampling Paths through Networks" of A. Keller's talk.
 """
 
+from mcnn import lazy_modules
 from mcnn.paths.cnn import PathCNN, PathResidual
 from mcnn.paths.compress import compress
 from mcnn.paths.conv import PathConv2d
@@ -60,3 +61,5 @@ __all__ = [
     "to_gather_model",
     "two_four",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

@@ -1,8 +1,8 @@
 r"""Layers of paths in place of those of any network, in one call.
 
-A layer between :math:`n` inputs and :math:`m` outputs gets as many paths as a share of its
-:math:`nm` weights, but at least :math:`\max\{n,m\}` of them: with the generators that cover all
-units, no unit is then left without an edge.
+A layer between :math:`n` inputs and :math:`m` outputs gets a share of its :math:`nm` weights, but
+at least :math:`\max\{n,m\}` paths: with the generators that cover all units, no unit is then left
+without an edge.
 
 Source: slides "Sampling Paths through Networks" of A. Keller's talk.
 """
@@ -17,7 +17,10 @@ from mcnn import modelwise
 from mcnn.modelwise import Layer, LayerReport, Layers, Report
 from mcnn.paths.conv import PathConv2d
 from mcnn.paths.layers import PathLinear
-from mcnn.sampling import as_seed
+from mcnn.seeds import layer_seed
+
+_TRIES = 6  # numbers of paths, until so much of the edges is there
+_ENOUGH = 0.99
 
 
 def sparsify(
@@ -26,7 +29,7 @@ def sparsify(
     method: str = "sobol",
     layers: Layers = None,
     init: str = "dense",
-    seed: int | torch.Generator = 0,
+    seed: int | torch.Generator | None = None,
     **options: Any,
 ) -> tuple[nn.Module, Report]:
     r"""Replace linear layers and convolutions by layers of paths, to be trained from scratch.
@@ -36,10 +39,12 @@ def sparsify(
     model
         Any module with ``nn.Linear`` or ``nn.Conv2d`` inside; not changed.
     density
-        Paths as a fraction of the weights of a layer (of the pairs of channels in a convolution),
+        Edges as a fraction of the weights of a layer (of the pairs of channels in a convolution),
         in (0, 1]; or a fraction for the name of each layer.
-        A unit of each layer is on a path at least, see above; paths that meet on an edge share it,
-        so the report may count fewer edges than paths.
+        Each unit is on a path at least, see above, which small layers notice.
+        Paths that meet on an edge share it, so more are taken until the edges are there, but for
+        one percent; near a fraction of 1 more may be missing, and the report says how many are
+        there.
     method
         One of :data:`mcnn.paths.METHODS`.
     layers
@@ -52,8 +57,8 @@ def sparsify(
         :class:`mcnn.paths.PathLinear`.
         The claim ``paths-fair-init`` of the ledger compares the first two.
     seed
-        Of paths and weights, an integer or a generator, which is advanced by one draw; each layer
-        has its own.
+        Of paths and weights, an integer or a generator, which is advanced by one draw; by default
+        from PyTorch's own. Each layer has a seed of its own.
     options
         Passed on to the layers.
 
@@ -89,7 +94,7 @@ def sparsify(
             raise ValueError(f"density must be in (0, 1], got {value}")
     if layers is None and by_name is not None:
         layers = list(by_name)
-    seed = as_seed(seed)
+    seed = layer_seed(seed)
     modelwise.check_all_writable(model)
     attention = {
         id(m.out_proj): "attention multiplies by its matrix itself"
@@ -168,18 +173,23 @@ def _made(
     module: nn.Module, share: float, method: str, seed: int, options: dict[str, Any]
 ) -> PathLinear | PathConv2d:
     outputs, inputs = module.weight.shape[:2]
-    count = max(round(share * inputs * outputs), inputs, outputs)
+    wanted = count = min(max(round(share * inputs * outputs), inputs, outputs), inputs * outputs)
     options = {
         "bias": module.bias is not None,
         "device": module.weight.device,
         "dtype": module.weight.dtype,
     } | options
-    if isinstance(module, nn.Linear):
-        return PathLinear(inputs, outputs, count, method, seed, **options)
-    kernel, stride, padding = _sizes(module)
-    return PathConv2d(
-        inputs, outputs, kernel, count, method, seed, stride=stride, padding=padding, **options
-    )
+    for _ in range(_TRIES):
+        if isinstance(module, nn.Linear):
+            made = PathLinear(inputs, outputs, count, method, seed, **options)
+        else:
+            kernel, stride, padding = _sizes(module)
+            options |= {"stride": stride, "padding": padding}
+            made = PathConv2d(inputs, outputs, kernel, count, method, seed, **options)
+        if made.n_weights >= _ENOUGH * wanted:
+            break
+        count = round(count * wanted / made.n_weights)  # too few still, for more of them meet
+    return made
 
 
 def _report(layer: Layer, made: PathLinear | PathConv2d) -> LayerReport:

@@ -19,6 +19,7 @@ gradient estimators of :mod:`~mcnn.randomness.binarise`, the fixed matrices of
 Source: slide "Examples of random sampling" of A. Keller's talk.
 """
 
+from mcnn import lazy_modules
 from mcnn.randomness.binarise import (
     DRAWS,
     all_states,
@@ -61,3 +62,5 @@ __all__ = [
     "substream",
     "train_gan",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

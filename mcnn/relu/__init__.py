@@ -25,6 +25,7 @@ others where they are: the layer projects onto a half space (:func:`project_half
 Source: slides "Maximum pooling layers" and "Residual layers" of A. Keller's talk.
 """
 
+from mcnn import lazy_modules
 from mcnn.relu.halfspace import HalfspaceLayer, project_halfspace
 from mcnn.relu.maxima import FORMS, absolute, leaky_relu, maximum
 from mcnn.relu.pool import MaxPool2d, max_pool2d, replace_maxpool
@@ -43,3 +44,5 @@ __all__ = [
     "ulp",
     "ulps",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

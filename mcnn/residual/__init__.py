@@ -17,6 +17,7 @@ Seen this way, three things that came as one can be chosen one by one:
 Source: slide "Residual layers as differential equations".
 """
 
+from mcnn import lazy_modules
 from mcnn.residual.fields import STRUCTURES, WEIGHTS
 from mcnn.residual.ode import ResidualODE
 from mcnn.residual.solvers import ADAPTIVE, ORDERS, SOLVERS
@@ -29,3 +30,5 @@ __all__ = [
     "WEIGHTS",
     "ResidualODE",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

@@ -10,3 +10,7 @@
 
 Each imports only from those above it.
 """
+
+from mcnn import lazy_modules
+
+__getattr__ = lazy_modules(__name__, __path__)

@@ -1,5 +1,6 @@
 """Training: one loop, the networks of the chapters, and many networks trained as one."""
 
+from mcnn import lazy_modules
 from mcnn.training.fit import (
     AUGMENTATIONS,
     OPTIMIZERS,
@@ -23,3 +24,5 @@ __all__ = [
     "evaluate",
     "fit",
 ]
+
+__getattr__ = lazy_modules(__name__, __path__)

@@ -23,7 +23,7 @@ from mcnn.sparse.backends.torch import dot_rows as torch_dot
 from mcnn.sparse.backends.torch import sum_rows as torch_sum
 from mcnn.sparse.structure import dense_matrix, edges_of_paths, find_blocks
 
-COMPILER = shutil.which(os.environ.get("CC") or "cc")
+COMPILER = shutil.which((os.environ.get("CC") or "cc").split()[0])
 pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
 BATCHES = st.sampled_from([16, 17, 31, 32, 48, 63, 64, 65, 128, 130, 200])
 
@@ -202,6 +202,14 @@ def test_without_a_compiler_there_is_none(monkeypatch, tmp_path):
     monkeypatch.delenv("CC")
     assert compiler.library(bad, {}, contract=False) is None
     assert compiler.library(good, {"one": ()}, contract=True).one() == 1
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_a_compiler_may_have_arguments(monkeypatch, tmp_path):
+    source = tmp_path / "two.c"
+    source.write_text("int two(void) { return TWO; }")
+    monkeypatch.setenv("CC", f"{COMPILER} -DTWO=2 -g")
+    assert compiler.library(source, {"two": ()}, contract=False).two() == 2
 
 
 def test_threads_do_not_outlive_a_fork():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.partition.parts import SOURCES, check_choice, check_parts, part_labels
+from mcnn.recomputation import refuse_in_backward, repeated
 from mcnn.seeds import layer_seed
 
 DROPS = ("one", "keep-one")
@@ -87,8 +88,9 @@ class DropoutPartition(nn.Module):
     generator.
     Processes of ``DistributedDataParallel`` that build the network alike thus drop the same parts
     with nothing to communicate; give each its own seed if they should not.
-    Activation checkpointing runs a layer twice, and the second run would be another step: keep the
-    layer out of checkpointed segments.
+    Activation checkpointing (``torch.utils.checkpoint``) runs a layer twice; the second run repeats
+    the step of the first, and is none of its own.
+    Where a compiler would run it again, that is an error.
 
     Examples
     --------
@@ -122,7 +124,8 @@ class DropoutPartition(nn.Module):
         self.source, self.seed = source, layer_seed(seed)
         # Neither is a buffer. The state stays on the CPU, where reading it waits for no GPU, and
         # DDP would broadcast buffers, though all processes have the same.
-        self._state = torch.zeros(4, dtype=torch.int64, device="cpu")
+        with torch.inference_mode(False):  # or no training could ever change it
+            self._state = torch.zeros(4, dtype=torch.int64, device="cpu")
         self._labels: Tensor | None = None
         self.register_load_state_dict_pre_hook(_fill_in_state)
 
@@ -150,11 +153,14 @@ class DropoutPartition(nn.Module):
         if x.ndim < 2 or shape.numel() == 0:
             kind = "channels, ..." if self.channels else "units, ..."
             raise ValueError(f"the input must be [batch, {kind}], not empty; got {list(x.shape)}")
-        labels, fresh = self._labels, False
-        if labels is None or labels.shape != shape or labels.device != x.device:
+        labels, fresh, before = self._labels, False, repeated(self, self._state)
+        state = self._state if before is None else before
+        unfit = labels is None or labels.shape != shape or labels.device != x.device
+        if unfit or before is not None or labels.is_inference():
             labels, fresh = torch.empty(shape, dtype=torch.uint8, device=x.device), True
-        wait = torch.ops.mcnn.take_turn(
-            self._state,
+        take = torch.ops.mcnn.take_turn if before is None else _take_turn
+        wait = take(
+            state,
             labels,
             self.parts,
             self.redraw,
@@ -163,7 +169,8 @@ class DropoutPartition(nn.Module):
             self.seed,
             fresh,
         )
-        self._labels = labels
+        if before is None:
+            self._labels = labels
         wait = wait.view(1, *shape, *[1] * (x.ndim - 1 - len(shape)))  # [1, ...]
         turn: int | Tensor = 0
         if self.per_sample:  # the others are ahead of example 0, by up to a cycle
@@ -192,7 +199,8 @@ class DropoutPartition(nn.Module):
                 f"the checkpoint has {parts} parts and this layer {self.parts}: make the layer "
                 f"with parts={parts}, or leave its '_extra_state' out of the checkpoint"
             )
-        self._state = torch.tensor(values, device="cpu")
+        with torch.inference_mode(False):
+            self._state = torch.tensor(values, device="cpu")
         self.seed = seed
         self._labels = None
 
@@ -237,6 +245,11 @@ torch.library.define(
 
 
 @torch.library.impl("mcnn::take_turn", "CompositeExplicitAutograd")
+def _(state: Tensor, labels: Tensor, *options: Any) -> Tensor:
+    refuse_in_backward("DropoutPartition")
+    return _take_turn(state, labels, *options)
+
+
 def _take_turn(
     state: Tensor,
     labels: Tensor,

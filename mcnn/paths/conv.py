@@ -115,9 +115,7 @@ class PathConv2d(PathLayer):
         if self.bias is not None:
             y = y + self.bias.view(-1, 1, 1)
         rows = x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last)
-        return y.contiguous(
-            memory_format=torch.contiguous_format if rows else torch.channels_last
-        )
+        return y.contiguous(memory_format=torch.contiguous_format if rows else torch.channels_last)
 
     def to_dense(self) -> nn.Conv2d:
         """Return the same layer with all filters, zero where there is no edge."""

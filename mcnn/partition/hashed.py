@@ -116,7 +116,8 @@ class HashedPartition(nn.Module):
     seed
         An integer, or a generator, which is advanced by one draw; by default from PyTorch's own.
         Layers of one network need different seeds, as they have by default, or elements of the
-        same number are dropped together; so do processes of ``DistributedDataParallel``, whose batches else share masks.
+        same number are dropped together; so do processes of ``DistributedDataParallel``, whose
+        batches else share masks.
 
     Raises
     ------

@@ -155,8 +155,10 @@ class DropoutPartition(nn.Module):
             raise ValueError(f"the input must be [batch, {kind}], not empty; got {list(x.shape)}")
         labels, fresh, before = self._labels, False, repeated(self, self._state)
         state = self._state if before is None else before
-        unfit = labels is None or labels.shape != shape or labels.device != x.device
-        if unfit or before is not None or labels.is_inference():
+        fit = labels is not None and labels.shape == shape and labels.device == x.device
+        if fit and not torch.compiler.is_compiling():  # labels of inference cannot change after it
+            fit = before is None and not labels.is_inference()
+        if not fit:
             labels, fresh = torch.empty(shape, dtype=torch.uint8, device=x.device), True
         take = torch.ops.mcnn.take_turn if before is None else _take_turn
         wait = take(

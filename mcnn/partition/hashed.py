@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.partition import native
-from mcnn.partition.parts import check_parts
+from mcnn.partition.parts import check_parts, parts_or_rate
 from mcnn.recomputation import refuse_in_backward, repeated
 from mcnn.sampling import as_seed, hash_bits
 from mcnn.seeds import layer_seed
@@ -113,6 +113,8 @@ class HashedPartition(nn.Module):
     ----------
     parts
         P, 2 to 256; stands for dropout at a rate of 1/P.
+    p
+        That rate, in place of ``parts``: as :class:`torch.nn.Dropout` names it.
     seed
         An integer, or a generator, which is advanced by one draw; by default from PyTorch's own.
         Layers of one network need different seeds, as they have by default, or elements of the
@@ -141,10 +143,15 @@ class HashedPartition(nn.Module):
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
 
-    def __init__(self, parts: int, seed: int | torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        parts: int | None = None,
+        seed: int | torch.Generator | None = None,
+        *,
+        p: float | None = None,
+    ) -> None:
         super().__init__()
-        check_parts(parts)
-        self.parts = parts
+        self.parts = parts_or_rate(parts, p)
         # No buffer, for reading it shall wait for no GPU.
         with torch.inference_mode(False):  # or no training could ever change it
             self._state = torch.tensor([0, layer_seed(seed)], device="cpu")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn.partition.parts import SOURCES, check_choice, check_parts, part_labels
+from mcnn.partition.parts import SOURCES, check_choice, part_labels, parts_or_rate
 from mcnn.recomputation import refuse_in_backward, repeated
 from mcnn.seeds import layer_seed
 
@@ -31,6 +31,8 @@ class DropoutPartition(nn.Module):
     ----------
     parts
         P, 2 to 256; stands for dropout at a rate of 1/P.
+    p
+        That rate, in place of ``parts``: as :class:`torch.nn.Dropout` names it.
     drop
         ``"one"``: a step drops one part and scales the others by P/(P-1).
         ``"keep-one"``: a step keeps one part, scaled by P; each unit is kept once a cycle.
@@ -74,8 +76,8 @@ class DropoutPartition(nn.Module):
     TypeError
         For parts that are no int; when called, for an input that is not floating point.
     ValueError
-        For parts out of range or an unknown choice; when called, for an input without a batch
-        dimension or units, or with another number of units than before: a layer that is used in
+        For parts out of range, a rate that is not 1/P, or an unknown choice; when called, for an
+        input without a batch dimension or units, or with another number of units than before: a layer that is used in
         two places, or for several sizes of images, would mix up its turns.
 
     Notes
@@ -104,10 +106,11 @@ class DropoutPartition(nn.Module):
 
     def __init__(
         self,
-        parts: int,
+        parts: int | None = None,
         drop: str = "one",
         redraw: str = "cycle",
         *,
+        p: float | None = None,
         balanced: bool = False,
         per_sample: bool = False,
         channels: bool = False,
@@ -115,7 +118,7 @@ class DropoutPartition(nn.Module):
         seed: int | torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_parts(parts)
+        parts = parts_or_rate(parts, p)
         check_choice("drop", drop, DROPS)
         check_choice("redraw", redraw, REDRAWS)
         check_choice("source", source, tuple(SOURCES))

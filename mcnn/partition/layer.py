@@ -77,8 +77,8 @@ class DropoutPartition(nn.Module):
         For parts that are no int; when called, for an input that is not floating point.
     ValueError
         For parts out of range, a rate that is not 1/P, or an unknown choice; when called, for an
-        input without a batch dimension or units, or with another number of units than before: a layer that is used in
-        two places, or for several sizes of images, would mix up its turns.
+        input without a batch dimension or units, or with another number of units than before: a
+        layer that is used in two places, or for several sizes of images, would mix up its turns.
 
     Notes
     -----

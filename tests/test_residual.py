@@ -1,18 +1,22 @@
 """Residual layers as differential equations: closed forms, invariants, orders, gradients."""
 
 import copy
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn.functional import linear
 
 from mcnn.experiments.residual import common
 from mcnn.profiling import SavedBytes
 from mcnn.residual import ADAPTIVE, ORDERS, SOLVERS, STRUCTURES, WEIGHTS, ResidualODE
 from mcnn.residual.fields import Schedule, Weight
+from mcnn.residual.solvers import solve
 from mcnn.stats import slope
 
 torch.set_num_threads(1)
@@ -367,3 +371,118 @@ def test_what_is_measured_of_solvers_that_stay_and_that_are_exchanged():
     change = common.measure_exchange(found)
     assert change[f"{name}: worst of fine solvers"] == [pytest.approx(-0.1)]
     assert change[f"{name}: worst of all with 8 steps or more"] == [pytest.approx(-0.65)]
+
+
+# --- adaptive steps and calls counted -------------------------------------------------------------
+
+
+class Cubic(nn.Module):
+    """The spiral of torchdiffeq's examples: a' = M a^3, bounded."""
+
+    def forward(self, s, a):
+        return a**3 @ torch.tensor([[-0.1, 2.0], [-2.0, -0.1]], dtype=a.dtype)
+
+
+@pytest.mark.parametrize("solver", ADAPTIVE)
+@pytest.mark.parametrize("steps", [1, 8])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_first_step_is_the_solvers_own(solver, steps, reverse):
+    """A step of a fixed share of the way leaves the spiral, and never comes back."""
+    torchdiffeq = pytest.importorskip("torchdiffeq")
+    a = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    span, scale = 1, 0.5 if reverse else 25.0
+    y = solve(Cubic(), a, solver, steps, span, scale, reverse=reverse, tolerance=1e-7)
+    t = torch.tensor([scale, 0.0] if reverse else [0.0, scale], dtype=torch.float64)
+    want = torchdiffeq.odeint(Cubic(), a, t, rtol=1e-9, atol=1e-9)[-1]
+    torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_step_has_no_part_in_the_gradient():
+    net = ResidualODE(3, 5, solver="dopri5", seed=1, tolerance=1e-4).double()
+    a = torch.randn(2, 3, dtype=torch.float64)
+    net(a).sum().backward()
+    found = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    net.tolerance = 1e-10
+    net(a).sum().backward()
+    for g, p in zip(found, net.parameters(), strict=True):
+        torch.testing.assert_close(g, p.grad, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("solver", "stages"), [("euler", 1), ("midpoint", 2), ("rk4", 4)])
+def test_trajectories_go_back_as_often_as_they_went(solver, stages):
+    counts = {}
+    for steps in (8, 32):
+        net = ResidualODE(3, 4, steps, solver, "shared", adjoint=True, seed=1).double()
+        calls = []
+        net.field.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        states = net.trajectory(torch.randn(2, 3, dtype=torch.float64))
+        forward = len(calls)
+        states.square().sum().backward()
+        counts[steps] = len(calls) - forward
+        assert forward == stages * steps
+        assert counts[steps] == stages * steps
+        found = [p.grad.clone() for p in net.parameters()]
+        net.zero_grad()
+        net.adjoint = False
+        net.trajectory(torch.randn(2, 3, dtype=torch.float64)).square().sum().backward()
+        assert len(found) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("solver", ["euler", "rk4"])
+def test_the_adjoint_of_a_trajectory_approaches_that_of_its_steps(solver):
+    a, errors = torch.randn(2, 3, dtype=torch.float64), []
+    for steps in (16, 64):
+        net = ResidualODE(
+            3, 4, steps, solver, "shared", activation=torch.tanh, seed=1, layers=1
+        ).double()
+        gradients = []
+        for net.adjoint in (False, True):
+            net.zero_grad()
+            net.trajectory(a)[:: steps // 16].square().sum().backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+        errors.append(float((gradients[0] - gradients[1]).norm() / gradients[0].norm()))
+    assert errors[1] < errors[0] / 3
+    assert errors[1] < 0.05
+
+
+@pytest.mark.parametrize("solver", ["dopri5", "dopri8"])
+def test_a_runaway_ends_without_assertions(solver):
+    """As under ``python -O``, which leaves out the guards of the library."""
+    program = f"""
+import torch
+from mcnn.residual.solvers import solve
+
+class Growing(torch.nn.Module):
+    def forward(self, s, a):
+        return a**3 + 1
+
+try:
+    solve(Growing(), torch.ones(1, 2).double(), {solver!r}, 4, 1, 10.0)
+except ArithmeticError as error:
+    print(error)
+"""
+    command = [sys.executable, "-O", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert f"{solver} got stuck" in done.stdout
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_counts_as_far_as_others(dtype):
+    net = ResidualODE(3, 4, 600, "euler", "shared", seed=1)
+    a = torch.randn(2, 3)
+    want = net(a)
+    half = net.to(dtype)(a.to(dtype))
+    torch.testing.assert_close(half.float(), want, rtol=0.2, atol=0.2)
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("solver", ["euler", "rk4", *ADAPTIVE])
+def test_empty_batches(solver, adjoint):
+    net = ResidualODE(3, 4, 4, solver, seed=1, adjoint=adjoint)
+    a = torch.zeros(0, 3, requires_grad=True)
+    y = net(a)
+    assert y.shape == (0, 3)
+    y.sum().backward()
+    assert all((p.grad == 0).all() for p in net.parameters() if p.grad is not None)
+    assert net.trajectory(a).shape == (5, 0, 3)

@@ -255,6 +255,7 @@ class SampledLinear(SparseLinear):
             for name in _BACKWARD:
                 setattr(self, f"_{name}", getattr(edges, name))
 
+    @torch.inference_mode(False)  # what is trained later must not be made in that mode
     def adopt_structure(self, state: Mapping[str, Tensor], assign: bool = False) -> None:
         """Make room for the lists of a state, and check them."""
         if any(name not in state for name in _LISTS):

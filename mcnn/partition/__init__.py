@@ -15,8 +15,9 @@ What that buys is exact, not just expected:
 - for fixed inputs and weights, the mean of a linear layer over a cycle is that of all units;
 - a cycle of :math:`P` steps takes one random number a unit.
 
-:class:`DropoutPartition` takes the place of :class:`torch.nn.Dropout`, and :func:`part_labels`
-makes the parts for any other use.
+:class:`DropoutPartition` takes the place of :class:`torch.nn.Dropout`; where examples need masks of
+their own, or sequences have changing lengths, :class:`HashedPartition` does.
+:func:`part_labels` makes the parts for any other use.
 :func:`replace_dropout` exchanges all dropout layers of a network, and :func:`cycle_outputs` asks it
 once with each mask; :func:`variance_factor` says what a cycle does to the variance of a mean.
 The talk draws :math:`\xi` from a linear feedback shift register, and so does
@@ -26,6 +27,7 @@ Source: slide "Partition instead of Dropout" of A. Keller's talk.
 """
 
 from mcnn import lazy_modules
+from mcnn.partition.hashed import HashedPartition, drop_part
 from mcnn.partition.layer import DROPS, REDRAWS, DropoutPartition, start_epoch
 from mcnn.partition.model import cycle_outputs, replace_dropout
 from mcnn.partition.parts import MAX_PARTS, SOURCES, part_labels
@@ -37,7 +39,9 @@ __all__ = [
     "REDRAWS",
     "SOURCES",
     "DropoutPartition",
+    "HashedPartition",
     "cycle_outputs",
+    "drop_part",
     "first_order_share",
     "part_labels",
     "replace_dropout",

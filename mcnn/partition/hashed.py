@@ -38,7 +38,8 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.partition import native
-from mcnn.partition.parts import check_parts
+from mcnn.partition.parts import check_parts, parts_or_rate
+from mcnn.recomputation import refuse_in_backward, repeated
 from mcnn.sampling import as_seed, hash_bits
 from mcnn.seeds import layer_seed
 
@@ -112,10 +113,13 @@ class HashedPartition(nn.Module):
     ----------
     parts
         P, 2 to 256; stands for dropout at a rate of 1/P.
+    p
+        That rate, in place of ``parts``: as :class:`torch.nn.Dropout` names it.
     seed
         An integer, or a generator, which is advanced by one draw; by default from PyTorch's own.
         Layers of one network need different seeds, as they have by default, or elements of the
-        same number are dropped together; so do processes of ``DistributedDataParallel``, whose batches else share masks.
+        same number are dropped together; so do processes of ``DistributedDataParallel``, whose
+        batches else share masks.
 
     Raises
     ------
@@ -128,8 +132,9 @@ class HashedPartition(nn.Module):
     -----
     The state is two integers, the step and the seed; ``state_dict`` has them, and a checkpoint of a
     network with ``nn.Dropout`` loads, too.
-    Activation checkpointing runs a layer twice, and the second run would be another step: call
-    :func:`drop_part` with the step there.
+    Activation checkpointing (``torch.utils.checkpoint``) runs a layer twice; the second run repeats
+    the step of the first, and is none of its own.
+    Where a compiler would run it again, that is an error.
 
     Examples
     --------
@@ -138,12 +143,18 @@ class HashedPartition(nn.Module):
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
 
-    def __init__(self, parts: int, seed: int | torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        parts: int | None = None,
+        seed: int | torch.Generator | None = None,
+        *,
+        p: float | None = None,
+    ) -> None:
         super().__init__()
-        check_parts(parts)
-        self.parts = parts
+        self.parts = parts_or_rate(parts, p)
         # No buffer, for reading it shall wait for no GPU.
-        self._state = torch.tensor([0, layer_seed(seed)], device="cpu")
+        with torch.inference_mode(False):  # or no training could ever change it
+            self._state = torch.tensor([0, layer_seed(seed)], device="cpu")
         self.register_load_state_dict_pre_hook(_fill_in_state)
 
     @property
@@ -156,7 +167,10 @@ class HashedPartition(nn.Module):
         if not self.training:
             return x
         _check_input(x)
-        return _dropped(x, self._state, self.parts)
+        before = repeated(self, self._state)
+        if before is None:
+            return _dropped(x, self._state, self.parts)
+        return _dropped(x, before, self.parts, again=True)
 
     def get_extra_state(self) -> Tensor:
         """Return what ``state_dict`` saves: int64 [2], the step and the seed."""
@@ -164,19 +178,23 @@ class HashedPartition(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Resume where :meth:`get_extra_state` left."""
-        self._state = state.to("cpu", copy=True)
+        with torch.inference_mode(False):
+            self._state = state.to("cpu", copy=True)
 
     def extra_repr(self) -> str:
         """Describe the options in ``repr``."""
         return f"parts={self.parts}, seed={int(self._state[1])}"
 
 
-def _dropped(x: Tensor, state: Tensor, parts: int) -> Tensor:
+def _dropped(x: Tensor, state: Tensor, parts: int, again: bool = False) -> Tensor:
+    """Take the turn of a state; ``again`` in a backward pass, where operators refuse."""
     if x.device.type == "cpu" and x.dtype == torch.float32:
-        y = _DropInC.apply(x, torch.ops.mcnn.hashed_turn(state), parts)
+        take = _hashed_turn if again else torch.ops.mcnn.hashed_turn
+        y = _DropInC.apply(x, take(state), parts)
         return y if x.is_contiguous() else torch.empty_like(x, requires_grad=False).copy_(y)
     units = x.shape[1:].numel()
-    bounds, keys = torch.ops.mcnn.next_turn(state, parts, len(x), units, x.device)
+    take = _next_turn if again else torch.ops.mcnn.next_turn
+    bounds, keys = take(state, parts, len(x), units, x.device)
     return _Drop.apply(x, bounds, keys, parts)
 
 
@@ -230,6 +248,11 @@ torch.library.define("mcnn::drop_hashed", "(Tensor x, Tensor turn, int parts) ->
 
 
 @torch.library.impl("mcnn::hashed_turn", "CompositeExplicitAutograd")
+def _(state: Tensor) -> Tensor:
+    refuse_in_backward("HashedPartition")
+    return _hashed_turn(state)
+
+
 def _hashed_turn(state: Tensor) -> Tensor:
     """Take a step and return int64 [2], which step it was and the seed."""
     turn = state.clone()
@@ -247,7 +270,7 @@ def _drop_hashed(x: Tensor, turn: Tensor, parts: int) -> Tensor:
     if native.available():
         return native.drop(x, parts, *turn.tolist())
     state, units = turn.clone(), x.shape[1:].numel()
-    bounds, keys = torch.ops.mcnn.next_turn(state, parts, x.shape[0], units, x.device)
+    bounds, keys = _next_turn(state, parts, x.shape[0], units, x.device)
     return _Drop.forward(x, bounds, keys, parts)
 
 
@@ -266,6 +289,13 @@ torch.library.define(
 
 
 @torch.library.impl("mcnn::next_turn", "CompositeExplicitAutograd")
+def _(
+    state: Tensor, parts: int, examples: int, units: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    refuse_in_backward("HashedPartition")
+    return _next_turn(state, parts, examples, units, device)
+
+
 def _next_turn(
     state: Tensor, parts: int, examples: int, units: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn.partition.parts import SOURCES, check_choice, check_parts, part_labels
+from mcnn.partition.parts import SOURCES, check_choice, part_labels, parts_or_rate
+from mcnn.recomputation import refuse_in_backward, repeated
 from mcnn.seeds import layer_seed
 
 DROPS = ("one", "keep-one")
@@ -30,6 +31,8 @@ class DropoutPartition(nn.Module):
     ----------
     parts
         P, 2 to 256; stands for dropout at a rate of 1/P.
+    p
+        That rate, in place of ``parts``: as :class:`torch.nn.Dropout` names it.
     drop
         ``"one"``: a step drops one part and scales the others by P/(P-1).
         ``"keep-one"``: a step keeps one part, scaled by P; each unit is kept once a cycle.
@@ -73,9 +76,9 @@ class DropoutPartition(nn.Module):
     TypeError
         For parts that are no int; when called, for an input that is not floating point.
     ValueError
-        For parts out of range or an unknown choice; when called, for an input without a batch
-        dimension or units, or with another number of units than before: a layer that is used in
-        two places, or for several sizes of images, would mix up its turns.
+        For parts out of range, a rate that is not 1/P, or an unknown choice; when called, for an
+        input without a batch dimension or units, or with another number of units than before: a
+        layer that is used in two places, or for several sizes of images, would mix up its turns.
 
     Notes
     -----
@@ -87,8 +90,9 @@ class DropoutPartition(nn.Module):
     generator.
     Processes of ``DistributedDataParallel`` that build the network alike thus drop the same parts
     with nothing to communicate; give each its own seed if they should not.
-    Activation checkpointing runs a layer twice, and the second run would be another step: keep the
-    layer out of checkpointed segments.
+    Activation checkpointing (``torch.utils.checkpoint``) runs a layer twice; the second run repeats
+    the step of the first, and is none of its own.
+    Where a compiler would run it again, that is an error.
 
     Examples
     --------
@@ -102,10 +106,11 @@ class DropoutPartition(nn.Module):
 
     def __init__(
         self,
-        parts: int,
+        parts: int | None = None,
         drop: str = "one",
         redraw: str = "cycle",
         *,
+        p: float | None = None,
         balanced: bool = False,
         per_sample: bool = False,
         channels: bool = False,
@@ -113,7 +118,7 @@ class DropoutPartition(nn.Module):
         seed: int | torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_parts(parts)
+        parts = parts_or_rate(parts, p)
         check_choice("drop", drop, DROPS)
         check_choice("redraw", redraw, REDRAWS)
         check_choice("source", source, tuple(SOURCES))
@@ -122,7 +127,8 @@ class DropoutPartition(nn.Module):
         self.source, self.seed = source, layer_seed(seed)
         # Neither is a buffer. The state stays on the CPU, where reading it waits for no GPU, and
         # DDP would broadcast buffers, though all processes have the same.
-        self._state = torch.zeros(4, dtype=torch.int64, device="cpu")
+        with torch.inference_mode(False):  # or no training could ever change it
+            self._state = torch.zeros(4, dtype=torch.int64, device="cpu")
         self._labels: Tensor | None = None
         self.register_load_state_dict_pre_hook(_fill_in_state)
 
@@ -150,11 +156,16 @@ class DropoutPartition(nn.Module):
         if x.ndim < 2 or shape.numel() == 0:
             kind = "channels, ..." if self.channels else "units, ..."
             raise ValueError(f"the input must be [batch, {kind}], not empty; got {list(x.shape)}")
-        labels, fresh = self._labels, False
-        if labels is None or labels.shape != shape or labels.device != x.device:
+        labels, fresh, before = self._labels, False, repeated(self, self._state)
+        state = self._state if before is None else before
+        fit = labels is not None and labels.shape == shape and labels.device == x.device
+        if fit and not torch.compiler.is_compiling():  # labels of inference cannot change after it
+            fit = before is None and not labels.is_inference()
+        if not fit:
             labels, fresh = torch.empty(shape, dtype=torch.uint8, device=x.device), True
-        wait = torch.ops.mcnn.take_turn(
-            self._state,
+        take = torch.ops.mcnn.take_turn if before is None else _take_turn
+        wait = take(
+            state,
             labels,
             self.parts,
             self.redraw,
@@ -163,7 +174,8 @@ class DropoutPartition(nn.Module):
             self.seed,
             fresh,
         )
-        self._labels = labels
+        if before is None:
+            self._labels = labels
         wait = wait.view(1, *shape, *[1] * (x.ndim - 1 - len(shape)))  # [1, ...]
         turn: int | Tensor = 0
         if self.per_sample:  # the others are ahead of example 0, by up to a cycle
@@ -192,7 +204,8 @@ class DropoutPartition(nn.Module):
                 f"the checkpoint has {parts} parts and this layer {self.parts}: make the layer "
                 f"with parts={parts}, or leave its '_extra_state' out of the checkpoint"
             )
-        self._state = torch.tensor(values, device="cpu")
+        with torch.inference_mode(False):
+            self._state = torch.tensor(values, device="cpu")
         self.seed = seed
         self._labels = None
 
@@ -237,6 +250,11 @@ torch.library.define(
 
 
 @torch.library.impl("mcnn::take_turn", "CompositeExplicitAutograd")
+def _(state: Tensor, labels: Tensor, *options: Any) -> Tensor:
+    refuse_in_backward("DropoutPartition")
+    return _take_turn(state, labels, *options)
+
+
 def _take_turn(
     state: Tensor,
     labels: Tensor,

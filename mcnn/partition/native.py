@@ -34,7 +34,7 @@ def available() -> bool:
 
 
 def drop(x: Tensor, parts: int, step: int, seed: int) -> Tensor:
-    """Drop elements as :func:`mcnn.partition.hashed.drop_part` does.
+    """Drop elements as :func:`mcnn.partition.drop_part` does.
 
     Parameters
     ----------

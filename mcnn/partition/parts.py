@@ -109,6 +109,40 @@ def check_parts(parts: int) -> None:
         raise ValueError(f"parts must be at most {MAX_PARTS}, got {parts}: a label is one byte")
 
 
+def parts_of_rate(p: float) -> int:
+    """Return P for a rate of dropout of 1/P, as written: .33 is a third.
+
+    Raises
+    ------
+    ValueError
+        If the rate is not within .01 of such a number; those beside it are named.
+
+    Examples
+    --------
+    >>> parts_of_rate(0.5), parts_of_rate(0.33)
+    (2, 3)
+    """
+    if not 0 < p <= 0.51:
+        raise ValueError(f"p must be a rate of 1/P in 1/256 ... 1/2, got {p}")
+    parts = round(1 / p)
+    if parts > MAX_PARTS or abs(p - 1 / parts) > 0.01:
+        low = min(int(1 / p), MAX_PARTS)
+        raise ValueError(
+            f"partitions drop at rates of 1/P: p={p} is none; take p=1/{low} or p=1/{low + 1}"
+        )
+    return parts
+
+
+def parts_or_rate(parts: int | None, p: float | None) -> int:
+    """Return the number of parts, of which one of the two says it."""
+    if (parts is None) == (p is None):
+        raise TypeError("give either parts, P, or p, the rate 1/P")
+    if parts is None:
+        return parts_of_rate(p)
+    check_parts(parts)
+    return parts
+
+
 def _check_count(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")

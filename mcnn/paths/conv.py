@@ -1,5 +1,6 @@
 """A convolution whose edges, from channel to channel, are those that paths take."""
 
+import operator
 from itertools import product as pairs
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcnn.errors import unknown
 from mcnn.paths.base import PathLayer
 from mcnn.sparse.autograd import product
 
@@ -15,6 +17,14 @@ KERNELS = ("auto", "gather", "dense")
 # the input that the gather makes cost as much as so many more edges into each channel.
 DENSE_FROM = 0.35
 COPIES = 40
+
+
+def _side(name: str, value: int | tuple[int, int]) -> int:
+    """Return one number for both directions."""
+    sides = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(sides) != 2 or sides[0] != sides[1]:
+        raise ValueError(f"{name} must be the same in both directions, got {value}")
+    return operator.index(sides[0])
 
 
 class PathConv2d(PathLayer):
@@ -28,11 +38,12 @@ class PathConv2d(PathLayer):
     in_channels, out_channels
         Channels before and behind the layer.
     kernel_size
-        Side k of the filters.
+        Side k of the filters, an integer, or a pair of the same.
     paths, method, seed
         As of :class:`mcnn.paths.PathLinear`, with channels for units.
     stride, padding
-        As of :class:`torch.nn.Conv2d`, equal in both directions.
+        As of :class:`torch.nn.Conv2d`, equal in both directions; the padding may be ``"valid"`` or,
+        with an odd kernel size and a stride of one, ``"same"``.
     options
         Of :class:`mcnn.paths.PathLinear`, but for two: the n of ``init`` is k² times as large, and
         ``kernel`` is ``"gather"``, which goes through the edges for each of the k² places of a
@@ -64,15 +75,29 @@ class PathConv2d(PathLayer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         paths: int | Tensor,
         method: str = "sobol",
         seed: int | torch.Generator | None = None,
         *,
-        stride: int = 1,
-        padding: int = 0,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
         **options: Any,
     ) -> None:
+        for name, usual in (("groups", 1), ("dilation", 1), ("padding_mode", "zeros")):
+            if name in options and options.pop(name) != usual:
+                raise ValueError(
+                    f"a convolution of paths has no {name}: keep nn.Conv2d there (paths join "
+                    "channels as groups would)"
+                )
+        kernel_size, stride = _side("kernel_size", kernel_size), _side("stride", stride)
+        if padding == "same" and (kernel_size % 2 == 0 or stride > 1):
+            raise ValueError("padding='same' needs an odd kernel_size and a stride of 1")
+        if isinstance(padding, str):
+            if padding not in ("valid", "same"):
+                raise unknown("padding", padding, ("valid", "same"))
+            padding = kernel_size // 2 if padding == "same" else 0
+        padding = _side("padding", padding)
         if kernel_size < 1 or stride < 1 or padding < 0:
             raise ValueError(
                 "kernel_size and stride must be at least 1 and padding at least 0, "
@@ -91,7 +116,12 @@ class PathConv2d(PathLayer):
         return "dense" if fan_in + COPIES >= DENSE_FROM * self.in_units else "gather"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output [batch, out_channels, h', w'] of an input [batch, channels, h, w]."""
+        """Return the output [batch, out_channels, h', w'] of an input [batch, channels, h, w].
+
+        As with ``nn.Conv2d``, both may be without a batch.
+        """
+        if x.dim() == 3 and x.shape[0] == self.in_units:
+            return self(x.unsqueeze(0)).squeeze(0)
         k = self.filter_size[0]
         smallest = k - 2 * self.padding
         if x.dim() != 4 or x.shape[1] != self.in_units or min(x.shape[2:]) < smallest:
@@ -115,9 +145,7 @@ class PathConv2d(PathLayer):
         if self.bias is not None:
             y = y + self.bias.view(-1, 1, 1)
         rows = x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last)
-        return y.contiguous(
-            memory_format=torch.contiguous_format if rows else torch.channels_last
-        )
+        return y.contiguous(memory_format=torch.contiguous_format if rows else torch.channels_last)
 
     def to_dense(self) -> nn.Conv2d:
         """Return the same layer with all filters, zero where there is no edge."""

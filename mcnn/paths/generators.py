@@ -35,6 +35,7 @@ References
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -122,6 +123,7 @@ def sample_paths(
     """
     widths = tuple(widths)
     _check(widths, paths, method, start)
+    widths, paths, start = tuple(map(int, widths)), int(paths), int(start)
     source = METHODS[method]
     if dimensions is None:
         dimensions = sobol_dimensions(widths) if method == "sobol" else range(len(widths))
@@ -144,7 +146,7 @@ def sample_paths(
 
 def _check(widths: tuple[int, ...], paths: int, method: str, start: int) -> None:
     for name, value in (*(("width", n) for n in widths), ("paths", paths), ("start", start)):
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, Integral):  # NumPy's, too
             raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if len(widths) < 2:
         raise ValueError(f"widths must name at least two layers, got {list(widths)}")

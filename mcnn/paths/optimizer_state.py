@@ -34,6 +34,7 @@ def migrate_optimizer_state(optimizer: Optimizer, net: PathMLP) -> Iterator[None
 
     Examples
     --------
+    >>> import torch
     >>> from mcnn.paths import grow
     >>> net = PathMLP([8, 8, 4], paths=16)
     >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)

@@ -66,12 +66,12 @@ class Weight(nn.Module):
     ) -> None:
         super().__init__()
         values = (
-            torch.empty(shape).uniform_(-bound, bound, generator=generator)
+            torch.empty(shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
             for _ in range(schedule.knots)
         )
         # A list and not one stacked tensor: the gradient of an entry of a stack is as large as
         # the stack, and training time would grow with the square of the depth.
-        self.knots = nn.ParameterList(values)
+        self.knots = nn.ParameterList(v.to(torch.get_default_dtype()) for v in values)
         self.interpolated = schedule.weights == "interpolated"
 
     def forward(self, s: float) -> Tensor:

@@ -25,7 +25,7 @@ class ResidualODE(nn.Module):
     hidden
         Number of neurons under the ReLU.
     steps
-        Of a solver with a fixed step; an adaptive one begins with that step and goes on by itself.
+        Of a solver with a fixed step; an adaptive one chooses its own.
     solver
         One of :data:`mcnn.residual.SOLVERS`; ``"verlet"`` needs the structure ``"hamiltonian"``
         or ``"second-order"``.

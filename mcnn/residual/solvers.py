@@ -9,7 +9,7 @@
 ========================================  =====================================================
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,11 @@ ORDERS = {
 ADAPTIVE = ("bosh3", "dopri5", "dopri8")
 SOLVERS = tuple(ORDERS)
 
+Derivative = Callable[[Tensor, Tensor], Tensor]
+
 _MAX_STEPS = 100_000  # of an adaptive solver, which would else go on for ever where f is stiff
+_MAX_STAGES = 14  # of a step
+_MAX_REPEATS = 1_000  # calls at almost one time: the step has become too small to be one
 
 
 def solve(
@@ -55,7 +59,7 @@ def solve(
     a
         [..., width] state at the start (at the end, in reverse).
     solver, steps
-        One of :data:`SOLVERS`; an adaptive one begins with that step and goes on by itself.
+        One of :data:`SOLVERS`; an adaptive one chooses its steps by itself.
     span
         Number of layers.
     scale
@@ -88,22 +92,32 @@ def solve(
         return scale * field(float(s.detach()), a)
 
     ends = (span, 0) if reverse else (0, span)
-    s = torch.tensor(ends, dtype=a.dtype, device=a.device)
+    # Time is counted in layers, and half precision does not count far.
+    dtype = torch.promote_types(a.dtype, torch.float32)
+    s = torch.tensor(ends, dtype=dtype, device=a.device)
     if dense:
         s = _grid(s, steps)
     call, extra = odeint, {}
     if adjoint is not None:
         call, extra = odeint_adjoint, {"adjoint_params": tuple(adjoint)}
+    if solver in ADAPTIVE and a.numel() == 0:
+        solver = "euler"  # nothing has no error to follow
     if solver in ADAPTIVE:
+        derivative = _counted(derivative, solver)
         borders = torch.arange(1, span, dtype=s.dtype, device=s.device)
         # Steps end at the borders of layers, where the derivative may jump, and at the end,
         # beyond which there are no weights.
         options = {"jump_t": borders, "step_t": s[-1:], "max_num_steps": _MAX_STEPS}
-        # Without a first step one is computed from the state, and the gradient would follow.
-        options["first_step"] = span / steps
+        if adjoint is not None:  # the way back is another equation, with a first step of its own
+            extra["adjoint_options"] = options.copy()
+        # Left to itself, the solver computes it from the state, and the gradient would follow.
+        options["first_step"] = _first_step(derivative, s, a, ORDERS[solver], tolerance)
     else:
         # perturb: the ends of a step are looked up inside it, on their own side of a jump.
         options = {"grid_constructor": lambda func, a, s: _grid(s, steps), "perturb": True}
+        if adjoint is not None and dense:  # the way back goes from one state to the one before
+            one = {"grid_constructor": lambda func, a, s: _grid(s, 1)}
+            extra["adjoint_options"] = options | one
     try:
         states = call(
             derivative,
@@ -116,11 +130,61 @@ def solve(
             **extra,
         )
     except AssertionError as error:  # how torchdiffeq reports that it got stuck
-        raise ArithmeticError(
-            f"{solver} got stuck ({str(error).splitlines()[0][:80]}): the right-hand side grows "
-            "too fast; take a solver with a fixed step, a shorter horizon or a larger tolerance"
-        ) from None
+        raise _stuck(solver, str(error).splitlines()[0][:80]) from None
     return states if dense else states[-1]
+
+
+def _stuck(solver: str, why: str) -> ArithmeticError:
+    return ArithmeticError(
+        f"{solver} got stuck ({why}): the solution grows beyond all bounds or changes too fast; "
+        "take a shorter horizon, a larger tolerance, float64 or a solver with a fixed step"
+    )
+
+
+def _counted(derivative: Derivative, solver: str) -> Derivative:
+    """Let a derivative raise if the solver calls it for ever.
+
+    The solver's own guards are assertions, which ``python -O`` leaves out.
+    """
+    calls = repeats = 0
+    last = float("inf")
+
+    def counted(s: Tensor, a: Tensor) -> Tensor:
+        nonlocal calls, repeats, last
+        now = float(s.detach())
+        calls, repeats = calls + 1, repeats + 1
+        if not abs(now - last) <= 1e-12 * max(1.0, abs(now)):
+            repeats, last = 0, now
+        if repeats > _MAX_REPEATS or calls > _MAX_STEPS * _MAX_STAGES:
+            raise _stuck(solver, f"at time {now:g} after {calls} calls")
+        return derivative(s, a)
+
+    return counted
+
+
+@torch.no_grad()
+def _first_step(
+    derivative: Derivative, s: Tensor, a: Tensor, order: int, tolerance: float
+) -> float:
+    """Return a first step by the slope and its change: Hairer et al., section II.4."""
+
+    def norm(x: Tensor) -> float:
+        return float((x / scale).abs().square().mean().sqrt())
+
+    start, end = float(s[0]), float(s[-1])
+    wide = torch.promote_types(a.dtype, torch.float32)
+    state, slope = a.to(wide), derivative(s[0], a).to(wide)
+    scale = tolerance * (1 + state.abs())
+    size, change = norm(state), norm(slope)
+    step = 1e-6 if size < 1e-5 or change < 1e-5 else 0.01 * size / change
+    step = min(step, abs(end - start))
+    signed = step if end > start else -step
+    there = derivative(s[0] + signed, (state + signed * slope).to(a.dtype)).to(wide)
+    most = max(change, norm(there - slope) / step)
+    if most <= 1e-15:
+        return min(max(1e-6, 1e-3 * step), abs(end - start))
+    first = min(100 * step, (0.01 / most) ** (1 / order), abs(end - start))
+    return first if first > 0 else step  # where the slope is no number, the solver will say so
 
 
 def _grid(s: Tensor, steps: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 :mod:`mcnn.experiments.partition.variance` compares partitions and dropout whose masks a batch
 shares.
-Here both have a mask for each example: :class:`mcnn.partition.hashed.HashedPartition`, in which
+Here both have a mask for each example: :class:`mcnn.partition.HashedPartition`, in which
 every element of a batch has a part of its own, and what ``nn.Dropout`` does.
 """
 

@@ -1,0 +1,209 @@
+"""Every public layer under what users do with modules: it works, or it says why not."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mcnn.linear import SampledLinear
+from mcnn.partition import DropoutPartition, HashedPartition
+from mcnn.paths import PathCNN, PathConv2d, PathLinear, PathMLP, PathResidual
+from mcnn.relu import MaxPool2d
+from mcnn.residual import ResidualODE
+
+# name: (makes a layer, the shape of an example)
+LAYERS = {
+    "PathLinear, gather": (lambda **o: PathLinear(16, 8, 32, seed=1, kernel="gather", **o), (16,)),
+    "PathLinear, blocks": (lambda **o: PathLinear(16, 8, 32, seed=1, kernel="blocks", **o), (16,)),
+    "PathLinear, dense": (lambda **o: PathLinear(16, 8, 32, seed=1, kernel="dense", **o), (16,)),
+    "PathLinear, kept": (lambda **o: PathLinear(16, 8, 200, seed=1, duplicates="keep", **o), (16,)),
+    "PathLinear, signs": (lambda **o: PathLinear(16, 8, 32, seed=1, fixed_signs=True, **o), (16,)),
+    "PathConv2d, gather": (
+        lambda **o: PathConv2d(16, 8, 3, 32, seed=1, kernel="gather", **o),
+        (16, 6, 6),
+    ),
+    "PathConv2d, dense": (
+        lambda **o: PathConv2d(16, 8, 3, 32, seed=1, kernel="dense", **o),
+        (16, 6, 6),
+    ),
+    "PathMLP": (lambda **o: PathMLP([16, 8, 4], 32, seed=1, **o), (16,)),
+    "PathResidual": (lambda **o: PathResidual(4, 4, 16, seed=1, **o), (4, 6, 6)),
+    "PathCNN": (
+        lambda **o: PathCNN([3, 8], 4, 32, seed=1, blocks=1, init="realised", **o),
+        (3, 8, 8),
+    ),
+    "SampledLinear": (lambda **o: SampledLinear.random(16, 8, 4, seed=1, **o), (16,)),
+    "DropoutPartition": (lambda **o: DropoutPartition(p=1 / 3, seed=1).to(**o), (16,)),
+    "HashedPartition": (lambda **o: HashedPartition(p=1 / 3, seed=1).to(**o), (16,)),
+    "MaxPool2d": (lambda **o: MaxPool2d(2).to(**o), (4, 6, 6)),
+    "ResidualODE": (lambda **o: ResidualODE(16, 8, 2, seed=1).to(**o), (16,)),
+    "ResidualODE, dopri5": (
+        lambda **o: ResidualODE(16, 8, 2, "dopri5", seed=1).to(**o),
+        (16,),
+    ),
+}
+PATHS = {k: v for k, v in LAYERS.items() if k.startswith("Path")}
+every_layer = pytest.mark.parametrize(("make", "shape"), LAYERS.values(), ids=LAYERS)
+every_path_layer = pytest.mark.parametrize(("make", "shape"), PATHS.values(), ids=PATHS)
+
+
+def inputs(*shape, **options):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(**options)
+
+
+@every_layer
+def test_empty_batches(make, shape):
+    layer = make()
+    if any(isinstance(m, nn.BatchNorm2d) for m in layer.modules()):
+        layer.eval()  # PyTorch's normalisation refuses nothing to normalise by
+    full = layer(inputs(3, *shape))
+    x = torch.zeros(0, *shape, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (0, *full.shape[1:])
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    assert all(p.grad is None or (p.grad == 0).all() for p in layer.parameters())
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_types(make, shape, dtype):
+    if dtype == torch.bfloat16 and "dopri5" in repr(make()):
+        pytest.skip("adaptive steps follow errors that half precision cannot tell")
+    layer = make(dtype=dtype)
+    assert {p.dtype for p in layer.parameters()} <= {dtype}
+    x = inputs(3, *shape, dtype=dtype).requires_grad_()
+    y = layer(x)
+    assert y.dtype == dtype
+    y.sum().backward()
+    assert x.grad.dtype == dtype
+
+
+@every_layer
+def test_copies_go_on_alike(make, shape):
+    layer = make()
+    layer(inputs(3, *shape))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        want = copy.deepcopy(layer)(inputs(3, *shape))
+        torch.testing.assert_close(other(inputs(3, *shape)), want)
+    state = {k: v.clone() for k, v in layer.state_dict().items()}
+    other = make()
+    other.load_state_dict(state)
+    torch.testing.assert_close(other(inputs(3, *shape)), layer(inputs(3, *shape)))
+
+
+@every_layer
+def test_what_inference_made_trains_later(make, shape):
+    with torch.inference_mode():
+        layer = make()
+        layer.load_state_dict(copy.deepcopy(make().state_dict()))
+        layer(inputs(3, *shape))
+    layer = copy.deepcopy(make()) if list(layer.parameters()) else layer  # parameters are PyTorch's
+    with torch.inference_mode():
+        layer.load_state_dict(make().state_dict())
+        layer(inputs(3, *shape))
+    x = inputs(3, *shape).requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad is not None
+
+
+@every_layer
+def test_default_types_do_not_change_what_is_drawn(make, shape):
+    want = make()
+    torch.set_default_dtype(torch.float64)
+    try:
+        layer = make(dtype=torch.float32)
+        own = make()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(want.parameters(), layer.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    del own
+
+
+@every_path_layer
+def test_layers_on_no_device_are_filled_by_a_state(make, shape):
+    source = make()
+    for how in ("context", "option"):
+        if how == "context":
+            with torch.device("meta"):
+                layer = make()
+        else:
+            layer = make(device="meta")
+        assert all(t.is_meta for t in [*layer.parameters(), *layer.buffers()])
+        layer.load_state_dict(source.state_dict(), assign=True)
+        held = [*layer.parameters(), *layer.buffers()]
+        assert not any(t.is_meta for t in held)
+        x = inputs(3, *shape)
+        torch.testing.assert_close(layer.eval()(x), source.eval()(x))
+
+
+@every_layer
+def test_states_of_averages_load(make, shape):
+    layer, x = make(), inputs(3, *shape)
+    state = {
+        k: v.float() if v.dtype in (torch.int32,) and k.endswith("paths") else v
+        for k, v in layer.state_dict().items()
+    }
+    other = make()
+    other.load_state_dict(state)
+    torch.testing.assert_close(other(x), layer(x))
+
+
+def test_averages_of_different_paths_are_refused():
+    a, b = (PathLinear(16, 8, 40, "uniform", seed) for seed in (1, 2))
+    state = a.state_dict() | {"paths": (a.paths.float() + b.paths.float()) / 2}
+    with pytest.raises(ValueError, match="averages of different"):
+        a.load_state_dict(state)
+
+
+def test_sizes_of_numpy_are_sizes():
+    n, m, paths = np.int64(16), np.int64(8), np.int64(32)
+    plain = PathLinear(16, 8, 32, seed=1)
+    assert torch.equal(PathLinear(n, m, paths, seed=1).weight, plain.weight)
+    assert PathMLP([n, m], paths, seed=1)(inputs(3, 16)).shape == (3, 8)
+    assert PathConv2d(n, m, np.int64(3), paths, seed=1)(inputs(3, 16, 6, 6)).shape == (3, 8, 4, 4)
+
+
+@pytest.mark.parametrize("kernel", ["gather", "dense"])
+def test_convolutions_take_what_those_of_torch_do(kernel):
+    x = inputs(2, 16, 7, 6)
+    same = PathConv2d(16, 8, (3, 3), 32, seed=1, kernel=kernel, padding="same")
+    plain = PathConv2d(16, 8, 3, 32, seed=1, kernel=kernel, padding=1, groups=1)
+    assert torch.equal(same(x), plain(x))
+    torch.testing.assert_close(same(x[0]), same(x)[0])
+    pair = PathConv2d(16, 8, 3, 32, seed=1, kernel=kernel, stride=(2, 2), padding=[1, 1])
+    torch.testing.assert_close(pair(x), pair.to_dense()(x))
+    for options, message in (
+        ({"groups": 2}, "no groups"),
+        ({"stride": (1, 2)}, "the same in both"),
+        ({"padding": "same", "stride": 2}, "stride of 1"),
+        ({"padding": "full"}, "padding 'full'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PathConv2d(16, 8, 3, 32, **options)
+
+
+@pytest.mark.parametrize("kind", [DropoutPartition, HashedPartition])
+def test_a_rate_names_the_parts(kind):
+    assert [kind(p=p).parts for p in (0.5, 1 / 3, 0.33, 0.25, 0.2, 0.1)] == [2, 3, 3, 4, 5, 10]
+    for p, message in ((0.3, "p=1/3 or p=1/4"), (0.0, "1/256"), (0.7, "1/2"), (1e-4, "1/P")):
+        with pytest.raises(ValueError, match=message):
+            kind(p=p)
+    for options in ({}, {"parts": 2, "p": 0.5}):
+        with pytest.raises(TypeError, match="either parts"):
+            kind(**options)
+
+
+def test_options_reach_every_layer_of_a_network():
+    options = {"dtype": torch.float64, "init": "constant", "fixed_signs": True}
+    net = PathCNN([3, 8], 4, 64, seed=1, blocks=1, bias=False, **options)
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    layers = [m for m in net.modules() if isinstance(m, PathLinear | PathConv2d)]
+    assert all(m.signs is not None and m.init == "constant" for m in layers)
+    assert layers[-1].bias is None
+    kept = PathCNN([3, 8], 4, 64, seed=1, duplicates="keep")
+    assert kept[-1].n_weights == 64

@@ -7,13 +7,13 @@ though it was named.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mcnn import __version__
 from mcnn.errors import McnnError, UsageError, naming_extra, require, unknown
+from mcnn.ledger import output
 from mcnn.ledger.project import PROFILES
 
 _RUN = """examples:
@@ -69,22 +69,19 @@ _LIST = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    args = _parser().parse_args(argv)
-    try:
-        with naming_extra():
-            require("data" if args.command is _data else "ledger")
-            status = args.command(args)
-        sys.stdout.flush()  # a pipe that is closed shows itself here at the latest
-        return status
-    except KeyboardInterrupt:
-        print("mcnn: stopped; what was recorded stays, call again to go on", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (McnnError, OSError) as error:
-        print(f"mcnn: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    with output.robust():
+        try:
+            args = _parser().parse_args(argv)
+            with naming_extra():
+                require("data" if args.command is _data else "ledger")
+                return args.command(args)
+        except KeyboardInterrupt:
+            text = "mcnn: stopped; what was recorded stays, call again to go on"
+            print(text, file=sys.stderr)
+            return 130
+        except (McnnError, OSError) as error:
+            print(f"mcnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -178,13 +175,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_MANY = 10**6  # seeds: more are a slip of the pen
+
+
 def _seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise argparse.ArgumentTypeError(f"not seeds: {text!r}; write 0-4 or 0,3,7-9")
-        seeds += range(int(first), int(last or first) + 1)
+        several = range(int(first), int(last or first) + 1)
+        if len(several[:_MANY]) + len(seeds) >= _MANY:
+            raise argparse.ArgumentTypeError(f"more than {_MANY:,} seeds: {text!r}")
+        seeds += several
     if not seeds:
         raise argparse.ArgumentTypeError(f"no seed in {text!r}; write 0-4 or 0,3,7-9")
     return seeds

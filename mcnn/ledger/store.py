@@ -37,6 +37,19 @@ _KEY = re.compile(
 )
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODE = json.JSONDecoder(parse_constant=_no_number).decode
+SORTED = json.JSONEncoder(sort_keys=True).encode
+
+
+def decode(text: bytes) -> Any:
+    """Return what a line says, unchecked."""
+    return _DECODE(text.decode())
+
+
 def digest(line: dict[str, Any]) -> str:
     """Return the digest of a line, over everything but the digest itself."""
     content = {k: v for k, v in line.items() if k != "digest"}
@@ -86,7 +99,7 @@ def parse(text: bytes) -> dict[str, Any]:
         If it is damaged or altered, or of a format that is not known here.
     """
     try:
-        line = json.loads(text.decode(), parse_constant=_no_number)
+        line = decode(text)
     except (ValueError, RecursionError):
         raise RecordError("damaged: not a whole JSON line") from None
     if not isinstance(line, dict) or "digest" not in line:
@@ -100,10 +113,6 @@ def parse(text: bytes) -> dict[str, Any]:
     if not whole:
         raise RecordError("altered: its digest does not fit its content")
     return line
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _sealed(text: bytes) -> bytes | None:

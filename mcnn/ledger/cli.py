@@ -10,11 +10,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcnn import __version__
 from mcnn.errors import McnnError, UsageError, naming_extra, require, unknown
 from mcnn.ledger import output
 from mcnn.ledger.project import PROFILES
+
+if TYPE_CHECKING:
+    from mcnn.ledger.records import Record
 
 _RUN = """examples:
   mcnn run density-mnist                              the fast profile, in seconds
@@ -64,6 +68,7 @@ _DATA = """examples:
 _LIST = """examples:
   mcnn list                             every experiment, with its trials and records
   mcnn list 'density-*'
+  mcnn list --cost                      the hours and the memory that the recorded trials took
 """
 
 
@@ -106,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("list", _list, "list the experiments, their trials and their records", _LIST)
     sub.add_argument("experiment", nargs="*", help="names or patterns (default: all)")
+    sub.add_argument("--cost", action="store_true", help="hours and memory, as recorded")
     sub.add_argument("--results", **results)
 
     sub = add("run", _run, "run the trials that have no record yet", _RUN)
@@ -223,7 +229,7 @@ def _names(patterns: Sequence[str]) -> list[str]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from mcnn.ledger import registry, runner
+    from mcnn.ledger import records, registry, runner
 
     names = _names(args.experiment or ["*"])
     width = max(map(len, names))
@@ -233,8 +239,18 @@ def _list(args: argparse.Namespace) -> int:
         stale = f", {p.stale} stale" if p.stale else ""
         total = p.done + len(p.todo) + p.left_out
         counts = f"{p.done:>3} of {total:>3} recorded{stale}"
-        print(f"{name:<{width}}  {counts}  {experiment.summary}")
+        tail = _cost(records.held(experiment, args.results)) if args.cost else experiment.summary
+        print(f"{name:<{width}}  {counts}  {tail}")
     return 0
+
+
+def _cost(held: Sequence["Record"]) -> str:
+    """Return what the recorded trials took, on one processor or GPU each."""
+    made = [record.provenance for record in held]
+    hours = sum(m["seconds"] for m in made) / 3600
+    longest = max((m["seconds"] for m in made), default=0.0) / 60
+    memory = max((m.get("peak_memory_bytes") or 0 for m in made), default=0) / 2**30
+    return f"{hours:6.2f} h, a trial up to {longest:6.1f} min and {memory:4.1f} GiB"
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -63,5 +63,6 @@ if __name__ == "__main__":
     print("records   first append (CPU)      append (CPU)         scan (CPU)    memory")
     for count in map(int, sys.argv[1:] or ["1000", "100000"]):
         first, later, scan, memory = measure(count)
-        text = f"{count:>7}  {first[0]:7.1f} ms ({first[1]:6.1f})  {later[0]:6.2f} ms ({later[1]:5.2f})"
+        text = f"{count:>7}  {first[0]:7.1f} ms ({first[1]:6.1f})"
+        text += f"  {later[0]:6.2f} ms ({later[1]:5.2f})"
         print(f"{text}  {scan[0]:6.2f} s ({scan[1]:5.2f})  {memory:4.0f} MiB", flush=True)

@@ -7,11 +7,10 @@ import copy
 import json
 
 import pytest
-import yaml
 from fake_experiments import FAKE, NAME, line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_claims import ENTRY
+from test_claims import ENTRY, dump
 from test_records import a_note
 
 from mcnn import data
@@ -119,7 +118,7 @@ ENTRIES = [ENTRY, ENTRY | {"id": "fake-other", "better": "higher", "tests": []}]
 
 
 def dumped(made):
-    return yaml.safe_dump(made).encode("utf-8", "surrogatepass")
+    return dump(made).encode("utf-8", "surrogatepass")
 
 
 @given(st.one_of(changed(ENTRIES).map(dumped), spoilt(dumped(ENTRIES)), st.binary(max_size=60)))

@@ -24,7 +24,7 @@ define from_pip
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf archive test run notebooks bench lock lint clean
+.PHONY: help setup book pdf archive test run notebooks bench lock lint soak clean
 
 help:  ## print this list
 	@echo 'make TARGET [PROFILE=fast|full] [DEVICE=auto|cpu|cuda] [NOTEBOOKS="density paths"]'
@@ -63,6 +63,10 @@ test: lint book  ## everything: lint, book, unit tests, notebooks, the site, rec
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=25 -n $(WORKERS) --dist loadfile \
 		--nbval --nbval-current-env tests mcnn $(wildcard notebooks)
 	@OMP_NUM_THREADS=1 $(BIN)/mcnn verify --spot 3 --within 60
+
+soak: $(READY)  ## a million damaged records, notes, claims and command lines; hours
+	@OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -s tests/ledger/test_fuzz.py \
+		tests/ledger/test_faults.py
 
 lock: $(UV)  ## resolve requirements.in into requirements.txt
 	@$(from_pip); $(UV) pip compile requirements.in -o requirements.txt -q --universal \

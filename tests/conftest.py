@@ -16,6 +16,7 @@ from mcnn.ledger import cli, provenance, registry
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=1000)
+settings.register_profile("soak", settings.get_profile("default"), max_examples=200_000)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "default")
 )

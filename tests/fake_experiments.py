@@ -32,6 +32,9 @@ def run(trial, device):
         with open(log, "a") as file:
             file.write(f"{trial.seed} {os.getpid()}\n")
     time.sleep(float(os.environ.get("FAKE_NAP", "0")))
+    end = time.process_time() + float(os.environ.get("FAKE_WORK", "0"))
+    while time.process_time() < end:
+        pass
     fault, _, seed = os.environ.get("FAKE_FAULT", "").partition(":")
     metrics = {"total": 0.0}
     if fault and int(seed) == trial.seed:

@@ -217,7 +217,8 @@ def photographs(case):
 def listed(case):
     status, shown = case.mcnn()
     assert status == 0
-    names = [x for x in registry.all_experiments() if len(case.words) == 2 or "density-" in x]
+    every = "'density-*'" not in case.command
+    names = [x for x in registry.all_experiments() if every or "density-" in x]
     assert [x.split()[0] for x in shown.splitlines()] == names
 
 
@@ -242,7 +243,10 @@ def spot(case):
     case.own_records([line(seed, profile="full") for seed in range(5)])
     status, shown = case.mcnn()
     assert status == 0
-    assert shown.count(" repeats") == int(case.words[-1])
+    count = int(case.words[case.words.index("--spot") + 1])
+    assert shown.count(" repeats") == (
+        1 if "--within" in case.words else count
+    )  # of one experiment
 
 
 def revalidated(case):
@@ -254,6 +258,18 @@ def revalidated(case):
     status, shown = case.mcnn()
     assert status == 0, shown
     assert (folder / records.REVALIDATIONS).exists()
+
+
+def rechecked(case):
+    """Notes are checked again: here one of a sample; proofs have tests of their own."""
+    case.own_records([line(seed, profile="full", code="0" * 16) for seed in range(3)])
+    words, case.words = case.words, ["mcnn", "verify", "--revalidate", NAME]
+    assert case.mcnn()[0] == 0
+    case.words = words
+    status, shown = case.mcnn()
+    assert status == 0, shown
+    assert "0 of 0 proofs that code only moved hold" in shown
+    assert "1 of 1 trials of samples were run again" in shown
 
 
 def proved(case):
@@ -349,6 +365,7 @@ CHECKS = {
     "make bench": recipe,
     "make lint": recipe,
     "make test": recipe,
+    "make soak": recipe,
     "make lock": recipe,
     "make clean": really,
     "run.py": chapters,
@@ -361,6 +378,7 @@ CHECKS = {
     "python -m benchmarks --page": benchmark,
     "mcnn list": listed,
     "mcnn list 'density-*'": listed,
+    "mcnn list --cost": listed,
     "mcnn run density-mnist": run_and_resumed,
     "mcnn run density-mnist --profile full --seeds 0-4": planned,
     "mcnn run density-mnist --profile full --seeds 7": planned,
@@ -375,6 +393,12 @@ CHECKS = {
     "mcnn verify density-mnist": judged,
     "mcnn verify --spot 2": spot,
     "mcnn verify --spot 3": spot,
+    "mcnn verify --spot 3 --within 60": spot,
+    "mcnn verify --spot 20 --within 1800": spot,
+    "mcnn verify --notes": rechecked,
+    "mcnn verify --notes --sample 3": rechecked,
+    "mcnn verify --notes --sample 5": rechecked,
+    "mcnn data mnist fashion-mnist cifar10 --download": "test_nightly_gets_the_data",
     "mcnn verify --revalidate density-rms": revalidated,
     "mcnn verify --revalidate all --jobs 2": revalidated,
     "mcnn verify --moved HEAD~1 moves.map": proved,
@@ -503,3 +527,10 @@ def test_python_of_the_page(page, monkeypatch, tmp_path):
 
 def test_the_readme_has_examples_in_python():
     assert len(_fenced((ROOT / "README.md").read_text(encoding="utf-8"), "python")) >= 2
+
+
+def test_nightly_gets_the_data(monkeypatch):
+    """The workflow asks for data sets that there are, and that can be fetched."""
+    text = (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
+    names = re.search(r"mcnn data (.*) --download", text)[1].split()
+    assert all(mcnn.data.DATASETS[name].fetch for name in names)

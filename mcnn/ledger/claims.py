@@ -180,7 +180,15 @@ class Judgement:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the second."""
+    """Refuses what is no plain list: a key that stands twice, of which YAML would silently take the
+    second; and aliases, of which a few lines can mean gigabytes.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not for claims", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -203,8 +211,9 @@ def load(file: Path | None = None) -> dict[str, Claim]:
     file = file or project.root() / project.CLAIMS
     try:
         entries = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {file}: {error}") from None
+    except Exception as error:  # whatever YAML makes of dates, numbers and tags that are none
+        what = str(error) if isinstance(error, OSError | yaml.YAMLError) else repr(error)
+        raise UsageError(f"cannot read {file}: {what:.500}") from None
     if not isinstance(entries, list):
         raise UsageError(f"{file}: must be a list of claims")
     claims = {}

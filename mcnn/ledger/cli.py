@@ -7,14 +7,18 @@ though it was named.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcnn import __version__
 from mcnn.errors import McnnError, UsageError, naming_extra, require, unknown
+from mcnn.ledger import output
 from mcnn.ledger.project import PROFILES
+
+if TYPE_CHECKING:
+    from mcnn.ledger.records import Record
 
 _RUN = """examples:
   mcnn run density-mnist                              the fast profile, in seconds
@@ -64,27 +68,25 @@ _DATA = """examples:
 _LIST = """examples:
   mcnn list                             every experiment, with its trials and records
   mcnn list 'density-*'
+  mcnn list --cost                      the hours and the memory that the recorded trials took
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    args = _parser().parse_args(argv)
-    try:
-        with naming_extra():
-            require("data" if args.command is _data else "ledger")
-            status = args.command(args)
-        sys.stdout.flush()  # a pipe that is closed shows itself here at the latest
-        return status
-    except KeyboardInterrupt:
-        print("mcnn: stopped; what was recorded stays, call again to go on", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (McnnError, OSError) as error:
-        print(f"mcnn: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    with output.robust():
+        try:
+            args = _parser().parse_args(argv)
+            with naming_extra():
+                require("data" if args.command is _data else "ledger")
+                return args.command(args)
+        except KeyboardInterrupt:
+            text = "mcnn: stopped; what was recorded stays, call again to go on"
+            print(text, file=sys.stderr)
+            return 130
+        except (McnnError, OSError) as error:
+            print(f"mcnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("list", _list, "list the experiments, their trials and their records", _LIST)
     sub.add_argument("experiment", nargs="*", help="names or patterns (default: all)")
+    sub.add_argument("--cost", action="store_true", help="hours and memory, as recorded")
     sub.add_argument("--results", **results)
 
     sub = add("run", _run, "run the trials that have no record yet", _RUN)
@@ -178,13 +181,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_MANY = 10**6  # seeds: more are a slip of the pen
+
+
 def _seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise argparse.ArgumentTypeError(f"not seeds: {text!r}; write 0-4 or 0,3,7-9")
-        seeds += range(int(first), int(last or first) + 1)
+        several = range(int(first), int(last or first) + 1)
+        if len(several[:_MANY]) + len(seeds) >= _MANY:
+            raise argparse.ArgumentTypeError(f"more than {_MANY:,} seeds: {text!r}")
+        seeds += several
     if not seeds:
         raise argparse.ArgumentTypeError(f"no seed in {text!r}; write 0-4 or 0,3,7-9")
     return seeds
@@ -220,7 +229,7 @@ def _names(patterns: Sequence[str]) -> list[str]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from mcnn.ledger import registry, runner
+    from mcnn.ledger import records, registry, runner
 
     names = _names(args.experiment or ["*"])
     width = max(map(len, names))
@@ -230,8 +239,18 @@ def _list(args: argparse.Namespace) -> int:
         stale = f", {p.stale} stale" if p.stale else ""
         total = p.done + len(p.todo) + p.left_out
         counts = f"{p.done:>3} of {total:>3} recorded{stale}"
-        print(f"{name:<{width}}  {counts}  {experiment.summary}")
+        tail = _cost(records.held(experiment, args.results)) if args.cost else experiment.summary
+        print(f"{name:<{width}}  {counts}  {tail}")
     return 0
+
+
+def _cost(held: Sequence["Record"]) -> str:
+    """Return what the recorded trials took, on one processor or GPU each."""
+    made = [record.provenance for record in held]
+    hours = sum(m["seconds"] for m in made) / 3600
+    longest = max((m["seconds"] for m in made), default=0.0) / 60
+    memory = max((m.get("peak_memory_bytes") or 0 for m in made), default=0) / 2**30
+    return f"{hours:6.2f} h, a trial up to {longest:6.1f} min and {memory:4.1f} GiB"
 
 
 def _run(args: argparse.Namespace) -> int:

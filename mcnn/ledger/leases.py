@@ -1,13 +1,17 @@
 """Leases on trials: several drivers on one folder of records share the work.
 
 A driver takes a trial by making a file for it, which only one can, and touches the file for as long
-as it is alive; a file that nobody touched for a while is free to take.
+as it is alive.
+A file that nobody touched for a while is free to take; at once, if its process was on this machine
+and has ended.
 The folder is ``.leases`` beside the records.
 Without it (a file system that cannot, a folder that somebody removes) work may be done twice, and
 nothing worse: records are kept apart by their hash.
 """
 
 import os
+import platform
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +20,30 @@ from typing import Self
 
 EXPIRES = 60.0  # seconds after the last touch
 BEAT = 10.0  # seconds between touches
+
+
+_WHO = "{} {} {}"
+
+
+def _host() -> str:
+    return platform.node().replace(" ", "-") or "?"
+
+
+def _started(pid: int) -> str:
+    """Return when a process of this machine was started, which tells it from others of its id."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        if sys.platform == "linux":
+            return "ended"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return "ended"
+    except OSError:
+        pass
+    return "?"
 
 
 class Leases:
@@ -49,7 +77,8 @@ class Leases:
                 os.rename(file, old)
                 os.unlink(old)
                 handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            os.close(handle)
+            with os.fdopen(handle, "w") as out:
+                out.write(_WHO.format(_host(), os.getpid(), _started(os.getpid())))
         except (FileNotFoundError, FileExistsError):
             return False  # another one was faster
         except OSError:
@@ -59,7 +88,10 @@ class Leases:
         return True
 
     def _expired(self, file: Path) -> bool:
-        """Whether nobody touches a lease any more, by the clock of the file system."""
+        """Whether its process has ended, or nobody touches it, by the clock of the file system."""
+        host, pid, started = (*file.read_text().split(), "", "", "")[:3]
+        if host == _host() and pid.isdecimal() and started != _started(int(pid)):
+            return True
         now = file.with_name(f".now-{os.getpid()}")
         now.touch()
         age = now.stat().st_mtime - file.stat().st_mtime

@@ -5,9 +5,12 @@ How files of such lines are written, and survive whatever happens, says :mod:`mc
 Which records of older code count, say the notes beside them: :mod:`mcnn.ledger.notes`.
 """
 
+import dataclasses
+import gc
 import hashlib
-import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +26,61 @@ from mcnn.ledger.notes import (  # noqa: F401 (old commits and callers know them
 from mcnn.ledger.store import append, digest, replace_file, seal  # noqa: F401
 
 
-@dataclass(frozen=True, slots=True)
 class Record:
-    """A finished trial as it stands in a file, with its configuration."""
+    """A finished trial as it stands in a file, with its configuration.
 
-    line: dict[str, Any]
-    config: Trial
-    stale: bool = False
+    Of a hundred thousand records few are looked into: a line that was checked is kept as its bytes,
+    and parsed when it is first asked for.
+
+    Parameters
+    ----------
+    line
+        The line.
+    config
+        The configuration.
+    stale
+        Whether older code made it, and no note says that it holds.
+        The attribute ``flaw`` says why it decides nothing even so, if it does not.
+    text
+        The line's bytes, if they are to be kept in its place.
+    """
+
+    __slots__ = ("_line", "code", "config", "flaw", "key", "profile", "stale")
+
+    def __init__(
+        self,
+        line: dict[str, Any],
+        config: Trial,
+        stale: bool = False,
+        text: bytes | None = None,
+    ) -> None:
+        self._line = line if text is None else text
+        self.config, self.stale = config, stale
+        self.key: str = line["hash"]  # of experiment, profile and configuration
+        self.profile: str = line["profile"]
+        self.code: str = line["provenance"]["code"]
+        self.flaw = _flaw(line["provenance"], config)
+
+    def __repr__(self) -> str:
+        return f"Record({self.experiment} {self.key}, {self.config}, stale={self.stale})"
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Record) and self.line == other.line
+        return same and self.stale == other.stale
+
+    __hash__ = None
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """All of it."""
+        if isinstance(self._line, bytes):
+            self._line = store.decode(self._line)
+        return self._line
 
     @property
     def experiment(self) -> str:
         """Name of the experiment."""
         return self.line["experiment"]
-
-    @property
-    def profile(self) -> str:
-        """Profile that the trial belongs to."""
-        return self.line["profile"]
-
-    @property
-    def key(self) -> str:
-        """Hash of experiment, profile and configuration."""
-        return self.line["hash"]
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -56,20 +92,20 @@ class Record:
         """What made the numbers."""
         return self.line["provenance"]
 
-    @property
-    def flaw(self) -> str | None:
-        """Why it can decide nothing, if so: nobody could make it again from what it says."""
-        made = self.provenance
-        if not made["commit"]:
-            return "its code is of no commit"
-        if made["dirty"] is not False:
-            return "its code differs from its commit"
-        name, mark = getattr(self.config, "dataset", None) or None, made.get("data")
-        if name is None:
-            return None
-        return None if _published(name, mark) else f"its data are not the published {name}"
+
+def _flaw(made: dict[str, Any], config: Trial) -> str | None:
+    """Return why a record can decide nothing: nobody could make it again from what it says."""
+    if not made.get("commit"):
+        return "its code is of no commit"
+    if made.get("dirty") is not False:
+        return "its code differs from its commit"
+    name, mark = getattr(config, "dataset", None) or None, made.get("data")
+    if name is None:
+        return None
+    return None if _published(name, mark) else f"its data are not the published {name}"
 
 
+@cache
 def _published(name: str, mark: str | None) -> bool:
     """Whether a data set of this fingerprint is the one that was published."""
     from mcnn.data import DATASETS  # which reads no data
@@ -89,7 +125,7 @@ def read(
     """Read the records that verdicts and figures may use, each marked as stale or not.
 
     At ``full`` these are the trials that the experiment lists for its own seeds, and no others,
-    without those that have a :attr:`~Record.flaw`.
+    without those that have a flaw, see :class:`Record`.
 
     Parameters
     ----------
@@ -125,7 +161,9 @@ def held(
         raise RecordError(problems[0])
     fresh = fresh_codes(experiment, results)
     of_profile = [r for r in good if r.profile == profile]
-    return [replace(r, stale=r.provenance["code"] not in fresh) for r in of_profile]
+    for record in of_profile:
+        record.stale = record.code not in fresh
+    return of_profile
 
 
 def scan(file: Path, experiment: Experiment | None = None) -> tuple[list[Record], list[str]]:
@@ -145,6 +183,22 @@ def scan(file: Path, experiment: Experiment | None = None) -> tuple[list[Record]
     list of str
         One line for each bad one: file, line number, reason.
     """
+    with _without_collection():  # nothing here refers in a circle, and much is made
+        return _scan(file, experiment)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _scan(file: Path, experiment: Experiment | None) -> tuple[list[Record], list[str]]:
     good, problems = [], []
     keys: set[str] = set()
     for number, text in store.lines(file):
@@ -178,14 +232,33 @@ def _check(text: bytes, experiment: Experiment) -> Record:
     if name != experiment.name or profile not in project.PROFILES:
         raise RecordError(f"foreign: a record of {name!r} ({profile!r})")
     try:
-        config = experiment.parse(line["config"])
-        text = json.dumps([name, profile, line["config"]], sort_keys=True)
+        config = _config(experiment, line["config"])
+        # As Experiment.key, without making the configuration anew from the trial.
+        named = store.SORTED([name, profile, line["config"]])
     except RecursionError:
         raise RecordError("damaged: its configuration is nested too deeply") from None
-    # As Experiment.key, without making the configuration anew from the trial.
-    if line["hash"] != hashlib.sha256(text.encode()).hexdigest()[:16]:
+    if line["hash"] != hashlib.sha256(named.encode()).hexdigest()[:16]:
         raise RecordError("foreign: its hash is not that of its configuration")
-    return Record(line, config)
+    return Record(line, config, text=text if len(text) < _SHORT else None)
+
+
+_SHORT = 4096  # bytes: longer lines take longer to parse twice than they take memory
+
+
+def _config(experiment: Experiment, config: dict[str, Any]) -> Trial:
+    """Return the trial of a configuration, as :meth:`Experiment.parse`, quickly."""
+    if config.keys() != _names(experiment.trial):
+        return experiment.parse(config)  # says which fields differ
+    return experiment.trial(**{k: _tuples(v) if type(v) is list else v for k, v in config.items()})
+
+
+@cache
+def _names(trial: type[Trial]) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(trial))
+
+
+def _tuples(values: list[Any]) -> tuple[Any, ...]:
+    return tuple([_tuples(v) if type(v) is list else v for v in values])
 
 
 # What a record must have, in every format, and what it may be.

@@ -42,6 +42,17 @@ ENTRY = {
 }
 
 
+class Plain(yaml.SafeDumper):
+    """Writes what stands twice twice, for aliases are refused."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+def dump(entries):
+    return yaml.dump(entries, Dumper=Plain)
+
+
 def one_test(reading="a", accept=(0, 1), **changes):
     return {"reading": reading, "accept": list(accept), "reason": "so it is"} | changes
 
@@ -109,7 +120,7 @@ def test_claims_that_can_be_judged_have_what_judges_them():
 )
 def test_an_error_names_claim_and_field(tmp_path, change, message):
     file = tmp_path / "claims.yml"
-    file.write_text(yaml.safe_dump([ENTRY | change]))
+    file.write_text(dump([ENTRY | change]))
     with pytest.raises(UsageError) as error:
         claims.load(file)
     assert str(error.value).startswith(f"{file}: claim fake-claim: ")
@@ -119,8 +130,8 @@ def test_an_error_names_claim_and_field(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (yaml.safe_dump([ENTRY, ENTRY]), "claim fake-claim stands twice"),
-        (yaml.safe_dump([{k: v for k, v in ENTRY.items() if k != "id"}]), "claim 1: id: Field req"),
+        (dump([ENTRY, ENTRY]), "claim fake-claim stands twice"),
+        (dump([{k: v for k, v in ENTRY.items() if k != "id"}]), "claim 1: id: Field req"),
         ("- just a word", "claim 1: : Input should be a valid dictionary"),
         ("id: x", "must be a list of claims"),
         ("", "must be a list of claims"),
@@ -466,7 +477,7 @@ def test_what_is_not_there_yet_is_not_run(tmp_path, fake, changes, reason):
 @pytest.fixture
 def checkout(tmp_path, fake, monkeypatch):
     """A project of its own, with one claim."""
-    (tmp_path / "claims.yml").write_text(yaml.safe_dump([ENTRY | {"where": {"size": "3"}}]))
+    (tmp_path / "claims.yml").write_text(dump([ENTRY | {"where": {"size": "3"}}]))
     monkeypatch.setattr(project, "root", lambda: tmp_path)
     return tmp_path
 

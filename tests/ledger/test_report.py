@@ -4,9 +4,8 @@ import base64
 import json
 
 import pytest
-import yaml
 from fake_experiments import NAME, line
-from test_claims import ENTRY
+from test_claims import ENTRY, dump
 
 from mcnn.errors import UsageError
 from mcnn.ledger import claims, cli, project, records, report, tables
@@ -21,7 +20,7 @@ def checkout(tmp_path, fake, monkeypatch):
         ENTRY | {"where": {"size": "3"}, "quote": "|a| is so"},
         ENTRY | {"id": "fake-later", "experiment": "fake-later", "role": "extension"},
     ]
-    (tmp_path / "claims.yml").write_text(yaml.safe_dump(entries))
+    (tmp_path / "claims.yml").write_text(dump(entries))
     for name in report._PAGES:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(PAGE)

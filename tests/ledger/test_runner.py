@@ -341,6 +341,7 @@ def test_two_drivers_share_the_work(results, tmp_path, monkeypatch):
 
 def test_a_lease_that_nobody_touches_is_taken_over(results, monkeypatch):
     monkeypatch.setattr(leases, "EXPIRES", 0.3)
+    monkeypatch.setattr(leases, "_host", iter(map(str, range(99))).__next__)  # others each time
     first, second = leases.Leases(results), leases.Leases(results)
     assert first.take(results, "a")
     assert not second.take(results, "a")
@@ -350,6 +351,16 @@ def test_a_lease_that_nobody_touches_is_taken_over(results, monkeypatch):
     assert not first.take(results, "a")
     second.give_back(results, "a")
     assert first.take(results, "a")
+
+
+def test_the_lease_of_a_killed_driver_is_free_at_once(results):
+    driver = os.fork()
+    if driver == 0:
+        leases.Leases(results).take(results, "a")
+        os._exit(0)
+    os.waitpid(driver, 0)
+    assert (results / ".leases" / "a").exists()
+    assert leases.Leases(results).take(results, "a")
 
 
 def test_leases_are_touched_while_their_driver_lives(results, monkeypatch):

@@ -20,8 +20,13 @@ _REPLACED = (
         r'<(div|dialog)( [^>]*?)?class="(bd-sidebar-primary[^"]*)"',
         r'<\1\2role="navigation" aria-label="Book" class="\3"',
     ),
-    # Headings go down one level at a time.
-    (r'<p class="sidebar-header-items__title" role="heading" aria-level="1"', "<p"),
+    # What opens is called by the words on it; a header without words is no header.
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),
+    (r"<th([^>]*)>(?:<p>)?\s*(?:</p>)?</th>", r"<td\1></td>"),
+    # Icons become pictures with their titles as text, which is not what their button is called.
+    (r'(<i class="theme-switch [^>]*?)\s+title="[\w ]+"', r'\1 aria-hidden="true"'),
+    # A button with words on it is called by them.
+    (r'(class="btn search-button-field[^"]*") title="Search" aria-label="Search"', r"\1"),
 )
 _RULES = [(re.compile(pattern), new) for pattern, new in _REPLACED]
 

@@ -1,14 +1,10 @@
 """Sphinx extension: every chapter ends with links to what stands behind it."""
 
-from pathlib import Path
-
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
 from mcnn.ledger import claims
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

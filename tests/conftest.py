@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 
 import fake_experiments
@@ -26,6 +27,22 @@ settings.load_profile(
 def same_weights():
     """Start every test from one state: its networks do not depend on which test ran first."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def browser_page():
+    """A page as narrow as a phone, for pictures that a test puts there."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = [path for path in map(shutil.which, names) if path]
+    if not found:
+        pytest.skip("no Chromium on the path")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=found[0], args=arguments)
+        yield browser.new_page(viewport={"width": 390, "height": 844})
+        browser.close()
 
 
 @pytest.fixture

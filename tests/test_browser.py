@@ -135,7 +135,7 @@ def test_the_pictures_work_from_the_keyboard(browser, address):
             control.focus()
             page.keyboard.press("ArrowRight")
             assert told.inner_text() != before
-        for control in figure.locator("input[type=radio]").all()[1:]:
+        for _ in figure.locator("input[type=radio]").all()[1:]:
             before = told.inner_text()
             figure.locator("input[type=radio]:checked").focus()
             page.keyboard.press("ArrowRight")

@@ -1,7 +1,7 @@
-"""Sphinx extension: what axe-core finds wrong with the theme's pages, put right after they are made.
+"""Sphinx extension: what axe-core finds wrong with the theme's pages, put right.
 
-tests/test_browser.py holds every page against axe-core; a replacement here that no longer finds what
-it replaces does no harm.
+tests/test_browser.py holds every page against axe-core; a replacement here that no longer finds
+what it replaces does no harm.
 """
 
 import re
@@ -20,9 +20,19 @@ _REPLACED = (
         r'<(div|dialog)( [^>]*?)?class="(bd-sidebar-primary[^"]*)"',
         r'<\1\2role="navigation" aria-label="Book" class="\3"',
     ),
-    # Headings go down one level at a time.
-    (r'<p class="sidebar-header-items__title" role="heading" aria-level="1"', "<p"),
+    # What opens is called by the words on it; a header without words is no header.
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),
+    (r"<th([^>]*)>(?:<p>)?\s*(?:</p>)?</th>", r"<td\1></td>"),
+    # The picture of growing paths has its titles two levels below its section.
+    (r"<h4>(' \+ net\.title \+ ')</h4>", r"<h3>\1</h3>"),
+    (r"\.mcnn-paths h4", ".mcnn-paths h3"),
+    # Icons become pictures with their titles as text, which is not what their button is called.
+    (r'(<i class="theme-switch [^>]*?)\s+title="[\w ]+"', r'\1 aria-hidden="true"'),
+    # A button with words on it is called by them.
+    (r'(class="btn search-button-field[^"]*") title="Search" aria-label="Search"', r"\1"),
 )
+_MATH = re.compile(r'<(span|div) class="math notranslate nohighlight"([^>]*)>(.*?)</\1>', re.S)
+_TEX = re.compile(r"\\[(\[](.*)\\[)\]]", re.S)
 _RULES = [(re.compile(pattern), new) for pattern, new in _REPLACED]
 
 
@@ -40,5 +50,19 @@ def _repair(app: Sphinx, error: Exception | None) -> None:
         text = old = page.read_text(encoding="utf-8")
         for pattern, new in _RULES:
             text = pattern.sub(new, text)
+        text = _MATH.sub(_spoken, text)
         if text != old:
             page.write_text(text, encoding="utf-8")
+
+
+def _spoken(found: re.Match[str]) -> str:
+    """Give a formula its TeX as a name: what MathJax draws in its place says nothing."""
+    tag, rest, content = found.groups()
+    tex = _TEX.search(content)
+    if not tex or "aria-label" in rest:
+        return found[0]
+    name = re.sub(r"\s+", " ", tex[1]).strip().replace('"', "&quot;")
+    return (
+        f'<{tag} class="math notranslate nohighlight"{rest} role="math" aria-label="{name}">'
+        f"{content}</{tag}>"
+    )

@@ -1,4 +1,4 @@
-"""Pack what a reader in ten years needs: book, notebooks, records, code, and a checksum of each file.
+"""Pack what a reader in ten years needs: book, notebooks, records, code, and checksums.
 
 `make archive` calls this after the book was rendered.
 """
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def files() -> dict[str, Path]:
-    """Return what is packed: all files that git tracks, the rendered book, and the PDF if there is one.
+    """Return what is packed: what git tracks, the rendered book, and the PDF if there is one.
 
     Raises
     ------

@@ -1,14 +1,10 @@
 """Sphinx extension: every chapter ends with links to what stands behind it."""
 
-from pathlib import Path
-
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
 from mcnn.ledger import claims
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -24,7 +20,10 @@ def _append(app: Sphinx, doctree: nodes.document) -> None:
     first = next((c for c in claims.load().values() if c.chapter == stem), None)
     line = nodes.paragraph("", "Behind this chapter: ", classes=["mcnn-behind"])
     if f"book/api/{stem}" in app.env.found_docs:
-        line += [_link(page, f"/book/api/{stem}", f"the functions of mcnn.{stem}"), nodes.Text(", ")]
+        line += [
+            _link(page, f"/book/api/{stem}", f"the functions of mcnn.{stem}"),
+            nodes.Text(", "),
+        ]
     if first:
         target = nodes.reference("", "its claims in the ledger", internal=True)
         target["refuri"] = f"../book/ledger.html#claim-{first.id}"

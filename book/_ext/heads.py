@@ -56,7 +56,7 @@ def _describe(
 
 
 def _draw_card(app: Sphinx, error: Exception | None) -> None:
-    """Draw the card: the title over the weights of the first page's neuron, with samples on them."""
+    """Draw the card: the title over the weights of a neuron, with samples on them."""
     if error or app.builder.format != "html":
         return
     import torch

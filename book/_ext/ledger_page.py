@@ -138,6 +138,7 @@ def draw(measured: str, accepted: str) -> str:
     line = f"M{x(low):.1f} 9H{x(high):.1f}M{x(low):.1f} 5v8M{x(high):.1f} 5v8"
     return (
         f'<svg class="mcnn-interval" viewBox="0 0 {_WIDE} {_HIGH}" role="img" '
+        f'preserveAspectRatio="xMinYMid" '
         f'aria-label="measured {measured} against accepted {accepted}">'
         f'<rect x="{x(least) - (band == 2):.1f}" y="1" width="{band:.1f}" height="16"/>'
         f'<path d="{line}"/><circle cx="{x((low + high) / 2):.1f}" cy="9" r="3.5"/></svg>'

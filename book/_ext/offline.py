@@ -1,4 +1,4 @@
-"""Sphinx extension: nothing on a page comes from another machine, and nothing that it does not need.
+"""Sphinx extension: a page loads nothing from another machine, and nothing that it does not need.
 
 Mathematics is set by the book's own copy of MathJax, on the pages that have some. Its SVG form
 carries its glyphs, so a page opened from disk looks right in browsers that refuse to load fonts

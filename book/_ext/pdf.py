@@ -33,7 +33,8 @@ body * { scrollbar-width: none; }
 .chapter { break-before: page; }
 .front { height: 230mm; display: flex; flex-direction: column; justify-content: center; }
 .front h1 { font-size: 34pt; border: 0; } .front p { font-size: 13pt; }
-.contents ol { list-style: none; padding: 0; } .contents .part { font-weight: 600; margin-top: 1em; }
+.contents ol { list-style: none; padding: 0; }
+.contents .part { font-weight: 600; margin-top: 1em; }
 pre, code { font-size: 8.5pt; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 table { font-size: 9pt; width: 100%; }
@@ -46,7 +47,9 @@ table { font-size: 9pt; width: 100%; }
 .sd-row > .sd-col { flex: 1 1 50% !important; width: 50% !important; }
 mjx-container[display="true"] > svg { max-width: 100%; height: auto; }
 mjx-container :is(path, use) { stroke-width: 0 !important; }
-div.cell, div.cell_output, div.cell_output > div { margin-block: .3em !important; padding-block: 0 !important; }
+div.cell, div.cell_output, div.cell_output > div {
+  margin-block: .3em !important; padding-block: 0 !important;
+}
 div.cell_output pre { margin: 0 !important; }
 figure, img, svg, tr, .admonition-title { break-inside: avoid; }
 h1, h2, h3, h4 { break-after: avoid; }
@@ -93,7 +96,9 @@ def assemble() -> str:
     parts = pages()
     names = {f"{name}.html" for _, files in parts for name in files}
     articles = {f: _article(f, names) for _, files in parts for f in files}
-    head = BeautifulSoup((SITE / f"{parts[0][1][0]}.html").read_text(encoding="utf-8"), "html.parser")
+    head = BeautifulSoup(
+        (SITE / f"{parts[0][1][0]}.html").read_text(encoding="utf-8"), "html.parser"
+    )
     styles = [
         f'<link rel="stylesheet" href="{link["href"].removeprefix("../")}">'
         for link in head.find_all("link", rel="stylesheet")

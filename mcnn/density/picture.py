@@ -74,7 +74,8 @@ value="$shown" aria-label="number of samples"><output></output></label>
 <script>
 document.querySelectorAll(".mcnn-neuron:not([data-ready])").forEach(function (box) {
   box.dataset.ready = "yes";
-  const neuron = JSON.parse(box.dataset.neuron), part = n => box.querySelector("[data-part=" + n + "]");
+  const neuron = JSON.parse(box.dataset.neuron);
+  const part = n => box.querySelector("[data-part=" + n + "]");
   const w = neuron.weight, a = neuron.inputs, norm = w.reduce((s, v) => s + Math.abs(v), 0);
   const exact = w.reduce((s, v, i) => s + v * a[i], 0), count = part("count");
   let u = neuron.offsets, edge = 0;

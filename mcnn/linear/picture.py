@@ -51,7 +51,8 @@ document.querySelectorAll(".mcnn-cost:not([data-ready])").forEach(function (box)
   const set = (name, values) => Object.entries(values).forEach(v => part(name).setAttribute(...v));
   const x = e => $left + $wide * (e - $n0) / $ns, y = e => $bottom - $high * (e - $w0) / $ws;
   const show = e => e < 7 ? Math.round(10 ** e).toLocaleString("en")
-    : (10 ** (e % 1)).toFixed(1) + " · 10" + String(Math.floor(e)).replace(/./g, d => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]);
+    : (10 ** (e % 1)).toFixed(1) + " · 10"
+      + String(Math.floor(e)).replace(/./g, d => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]);
   function draw() {
     const n = +part("neurons").value, k = Math.min(+part("fan").value, n);
     const end = 12;
@@ -59,7 +60,8 @@ document.querySelectorAll(".mcnn-cost:not([data-ready])").forEach(function (box)
     set("name", {y: y(9.2 + k) + 20});
     set("many", {cx: x(n), cy: y(2 * n)});
     set("few", {cx: x(n), cy: y(n + k)});
-    part("text").textContent = show(n) + " neurons: " + show(2 * n) + " connections if all are joined, "
+    part("text").textContent = show(n) + " neurons: " + show(2 * n)
+      + " connections if all are joined, "
       + show(n + k) + " with " + show(k) + " each, " + show(n - k) + " times fewer.";
     part("neurons").setAttribute("aria-valuetext", show(n));
     part("fan").setAttribute("aria-valuetext", show(k));

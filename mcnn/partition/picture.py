@@ -42,7 +42,8 @@ aria-label="number of parts"><output></output></label>
 <script>
 document.querySelectorAll(".mcnn-masks:not([data-ready])").forEach(function (box) {
   box.dataset.ready = "yes";
-  const data = JSON.parse(box.dataset.masks), part = n => box.querySelector("[data-part=" + n + "]");
+  const data = JSON.parse(box.dataset.masks);
+  const part = n => box.querySelector("[data-part=" + n + "]");
   const parts = part("parts"), units = data.units, steps = data.steps;
   let u = data.offsets;
   const outs = {
@@ -64,8 +65,9 @@ document.querySelectorAll(".mcnn-masks:not([data-ready])").forEach(function (box
     }
     parts.nextElementSibling.textContent = P;
     const cycles = Math.ceil(steps / P);
-    part("text").textContent = "In " + steps + " steps, dropout leaves a unit out " + told[0]
-      + " times and takes " + steps * units + " random numbers; a partition leaves it out " + told[1]
+    part("text").textContent = "In " + steps + " steps, dropout leaves a unit out "
+      + told[0] + " times and takes " + steps * units + " random numbers; "
+      + "a partition leaves it out " + told[1]
       + " times and takes " + cycles * units + ".";
   }
   parts.addEventListener("input", draw);

@@ -23,7 +23,8 @@ _PAGE = Template("""
 .mcnn-flow .from { fill: currentColor; }
 .mcnn-flow [data-part=steer] { display: none; }
 .mcnn-flow[data-ready] [data-part=steer] { display: block; margin: .4rem 0; }
-.mcnn-flow fieldset { border: 0; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 0 1rem; }
+.mcnn-flow fieldset { border: 0; margin: 0; padding: 0; display: flex;
+  flex-wrap: wrap; gap: 0 1rem; }
 .mcnn-flow label { display: flex; gap: .4rem; align-items: center; min-height: 2rem; }
 .mcnn-flow input[type=range] { flex: 1; min-width: 0; }
 .mcnn-flow p { margin: .3rem 0; }
@@ -153,6 +154,7 @@ class FlowPicture:
     def _way(self, solver: str, steps: int) -> list[list[float]]:
         """Return [steps + 1, 2]: where the layers of a network lead."""
         first, second = self.first.double(), self.second.double()
+
         def field(t: Tensor, a: Tensor) -> Tensor:
             return second @ (first @ a).clamp_min(0)  # [2]
 

@@ -8,7 +8,7 @@ from fake_experiments import NAME, line
 from test_claims import ENTRY, dump
 
 from mcnn.errors import UsageError
-from mcnn.ledger import claims, cli, project, records, report, tables
+from mcnn.ledger import claims, cli, front, project, records, report, status, tables
 
 PAGE = "before\n<!-- ledger:begin -->\nold\n<!-- ledger:end -->\nafter\n"
 
@@ -24,6 +24,12 @@ def checkout(tmp_path, fake, monkeypatch):
     for name in report._PAGES:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(PAGE)
+    front = {
+        "chapters": {"fake": {"name": "Fakes", "asks": "What is so?"}},
+        "findings": [{"claim": ENTRY["id"], "picture": "a.png", "asks": "So?", "means": "This."}],
+    }
+    for name, content in front.items():
+        (tmp_path / "book" / f"{name}.yml").write_text(dump(content))
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/fake.ipynb").write_text("{}")
     for name, (notebook, figure) in report._PICTURES.items():
@@ -147,15 +153,47 @@ def test_pages_get_the_verdicts_and_the_pictures(checkout, capsys):
     assert [p.read_bytes() for p in pictures] == [b"a picture"] * len(pictures)
     assert report.update_pages(found, write=False) == []
     for notebook, _ in report._PICTURES.values():
+        kept = (checkout / notebook).read_text()
         (checkout / notebook).write_text('{"cells": []}')
         assert cli.main(["verify", "--update"]) == 2
         assert f"{notebook} shows no figure" in capsys.readouterr().err
         (checkout / notebook).unlink()
         assert cli.main(["verify", "--update"]) == 2
         assert f"No such file or directory: '{checkout / notebook}'" in capsys.readouterr().err
+        (checkout / notebook).write_text(kept)
     pages[0].write_text("no markers")
     assert cli.main(["verify", "--update"]) == 2
     assert "README.md has no <!-- ledger:begin -->" in capsys.readouterr().err
+
+
+def test_the_first_page_shows_findings_and_what_became_of_the_claims(checkout):
+    found = claims.judge_all()
+    text = front.front(found, "../{notebook}")
+    assert "makes 1 claims that a program can decide: 1 reproduced." in text
+    measured = claims.judge(claims.load()["fake-claim"]).measured
+    assert "**So?** This." in text
+    assert "![So?](_static/a.png)" in text
+    assert f"{measured}, accepted 0 … 3, n = 3." in text
+    assert '<a href="ledger.html#claim-fake-claim">✔ reproduced</a>' in text
+    assert "| [Fakes](../notebooks/fake.ipynb) | What is so? | 1 reproduced |" in text
+    (checkout / front.CHAPTERS).write_text("{}")
+    with pytest.raises(UsageError, match="does not say what fake asks"):
+        front.front(found, "")
+    (checkout / front.FINDINGS).write_text("- claim: fake-gone")
+    with pytest.raises(UsageError, match="shows fake-gone, which is no claim"):
+        front.front(found, "")
+
+
+def test_the_status_page_counts_trials_and_hours(checkout):
+    made = {"mcnn": {"date": "2026-01-02", "seconds": 7, "processor": "a chip"}}
+    (checkout / "notebooks/fake.ipynb").write_text(json.dumps({"metadata": made, "cells": []}))
+    text = status.status([], "../{notebook}")
+    assert "| [fake](../notebooks/fake.ipynb) | 2026-01-02 | 7 | a chip | not noted |" in text
+    held = records.read(NAME)
+    hours = sum(r.provenance["seconds"] for r in held) / 3600
+    device = held[0].provenance["device"]
+    assert f"(../results/{NAME}.jsonl) | 3 |  | 3 | {hours:.2f} | {device} |" in text
+    assert "| `density-mnist` | none yet |" in text
 
 
 def test_a_chapter_runs_fast_trials_here_and_records_full_ones(checkout):

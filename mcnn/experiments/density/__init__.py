@@ -1,6 +1,16 @@
 """Experiments of the chapter on simulating discrete densities."""
 
-from mcnn.experiments.density import bits, conv, filters, forced, mnist, rms, ternary, unbiased
+from mcnn.experiments.density import (
+    bits,
+    conv,
+    filters,
+    forced,
+    instant,
+    mnist,
+    rms,
+    ternary,
+    unbiased,
+)
 
 EXPERIMENTS = [
     *unbiased.EXPERIMENTS,
@@ -11,4 +21,5 @@ EXPERIMENTS = [
     *conv.EXPERIMENTS,
     *filters.EXPERIMENTS,
     *bits.EXPERIMENTS,
+    *instant.EXPERIMENTS,
 ]

@@ -40,7 +40,7 @@ class Recipe:
     net: str = "resnet"
     dataset: str = "cifar10"
     width: int = 16
-    epochs: int = 8
+    epochs: int = 4
     seed: int = 0
 
 

@@ -8,8 +8,12 @@ here. After :math:`t` of its weights the neuron's error is
 
 and the next weight is drawn round the one that would undo it best,
 
-.. math:: q_t=\mathcal{Q}\left(
-    \frac{\langle\tilde X_t,\,u_{t-1}+w_tX_t\rangle}{\|\tilde X_t\|^2}\right).
+.. math:: q_t=\mathcal{Q}\left(w_t+
+    \frac{\langle\tilde X_t,\,u_{t-1}+w_t(X_t-\tilde X_t)\rangle}{\|\tilde X_t\|^2+\lambda}\right).
+
+For :math:`\lambda=0` this is the projection of [1]_ and [2]_. One percent of the mean
+:math:`\|\tilde X\|^2` keeps an input that is almost always zero from having to make up for all
+others.
 
 With :math:`\mathcal{Q}` a random rounding without bias to multiples of :math:`\|w\|_1/S`, this is
 stochastic path following [1]_ with the step of a density of :math:`S` samples; with rounding to
@@ -41,6 +45,7 @@ from torch.nn import functional as F
 from mcnn.density.calibrate import Call, evaluating, seen
 from mcnn.sampling import fold_in, uniforms
 
+DAMPING = 0.01  # lambda, in units of the mean squared norm
 PATCHES = 8192  # of a batch, at most: more places of an image add little
 
 Rounding = Callable[[Tensor, int], Tensor]
@@ -129,7 +134,9 @@ def _rows(layer: nn.Module, x: Tensor) -> Tensor:
     return grouped.permute(1, 0, 3, 2).flatten(1, 2)
 
 
-def follow(rows: Tensor, scale: Tensor, given: Products, rounding: Rounding) -> Tensor:
+def follow(
+    rows: Tensor, scale: Tensor, given: Products, rounding: Rounding, damping: float = DAMPING
+) -> Tensor:
     r"""Choose the codes of all rows, weight after weight.
 
     Parameters
@@ -142,6 +149,8 @@ def follow(rows: Tensor, scale: Tensor, given: Products, rounding: Rounding) -> 
         From :func:`products`.
     rounding
         What is :math:`\mathcal{Q}` in units of the step.
+    damping
+        :math:`\lambda` in units of the mean :math:`\|\tilde X_t\|^2`.
 
     Returns
     -------
@@ -150,7 +159,7 @@ def follow(rows: Tensor, scale: Tensor, given: Products, rounding: Rounding) -> 
 
     Notes
     -----
-    A weight whose input is always zero has no error to make up for, and is rounded as it is.
+    A weight whose input is always zero can make up for nothing, and is rounded as it is.
     """
     groups, n, _ = given.own.shape
     w = rows.detach().double().view(groups, -1, n)
@@ -158,10 +167,12 @@ def follow(rows: Tensor, scale: Tensor, given: Products, rounding: Rounding) -> 
     wanted = w @ given.cross.tril().transpose(1, 2)  # [g, rows / g, n]: with all weights up to t
     q = torch.zeros_like(w)
     codes = torch.zeros_like(w)
+    norms = given.own.diagonal(dim1=1, dim2=2)  # [g, n]
+    below = (norms + damping * norms.mean(1, keepdim=True)).clamp(min=torch.finfo(w.dtype).tiny)
     for t in range(n):
-        norm = given.own[:, t, t][:, None]  # [g, 1]
-        done = (q[:, :, :t] @ given.own[:, t, :t, None]).squeeze(-1)
-        best = torch.where(norm > 0, (wanted[:, :, t] - done) / norm.clamp(min=1e-300), w[:, :, t])
+        done = (q[:, :, :t] @ given.own[:, t, :t, None]).squeeze(-1)  # [g, rows / g]
+        error = wanted[:, :, t] - done - w[:, :, t] * norms[:, t, None]
+        best = w[:, :, t] + error / below[:, t, None]
         codes[:, :, t] = rounding((best / step).flatten(), t).view(best.shape)
         q[:, :, t] = codes[:, :, t] * step
     codes = codes.view(rows.shape)

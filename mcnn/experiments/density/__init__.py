@@ -7,6 +7,7 @@ from mcnn.experiments.density import (
     forced,
     instant,
     mnist,
+    quantise,
     rms,
     ternary,
     unbiased,
@@ -22,4 +23,5 @@ EXPERIMENTS = [
     *filters.EXPERIMENTS,
     *bits.EXPERIMENTS,
     *instant.EXPERIMENTS,
+    *quantise.EXPERIMENTS,
 ]

@@ -40,6 +40,7 @@ def test_engines_agree_bit_by_bit(case, rule):
     out = exact(x)
     assert torch.equal(use_engine(small, "float")(x), out)
     assert out.shape == layer(x).shape
+    assert out.is_contiguous()
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))

@@ -165,7 +165,8 @@ def _convolved(
     patches = patches.reshape(b, groups, out[0] * out[1], -1)
     rows = w.reshape(groups, w.shape[0] // groups, -1).transpose(1, 2)  # [g, c/g kh kw, o/g]
     sums = patches @ rows  # [b, g, h' w', o/g]
-    return sums.transpose(2, 3).reshape(b, w.shape[0], *out)
+    # As the other engine lays it out: else a mean over places is added up in another order.
+    return sums.transpose(2, 3).reshape(b, w.shape[0], *out).contiguous()
 
 
 def integer_model(

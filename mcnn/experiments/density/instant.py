@@ -223,7 +223,7 @@ def lost(record: Record, setting: dict[str, Any]) -> float:
     Negative where the network became better.
     """
     change = float(np.mean(setting["scores"])) / record.metrics["float"] - 1
-    return change if record.config["net"] == "transformer" else -change
+    return change if record.config.net == "transformer" else -change
 
 
 def gain(record: Record, kind: str, rule: str, other: str, setting: float) -> float:
@@ -254,7 +254,7 @@ def _measure_gain(records: Sequence[Record]) -> dict[str, list[float]]:
         ]
         for kind, name in KINDS
         for other in CLIPS
-        for setting in records[0].config["samples"]
+        for setting in records[0].config.samples
     }
 
 

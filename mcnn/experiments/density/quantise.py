@@ -129,7 +129,7 @@ def _run(trial: QuantiseTrial, device: torch.device) -> dict[str, Any]:
 def left(record: Record, row: dict[str, Any]) -> float:
     """Return the share of accuracy that is left, or the bits a character before over after."""
     share = row["score"] / record.metrics["float"]
-    return 1 / share if record.config["net"] == "transformer" else share
+    return 1 / share if record.config.net == "transformer" else share
 
 
 def bits_needed(record: Record, name: str, kind: str = "bits") -> float:

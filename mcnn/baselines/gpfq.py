@@ -7,16 +7,14 @@ Source: J. Zhang, Y. Zhou, R. Saab: Post-training quantization for neural networ
 guarantees. arXiv:2201.11113, with one alphabet for each row instead of each layer.
 """
 
-import copy
-
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mcnn import modelwise
 from mcnn.baselines.rounding import nearest
-from mcnn.density.calibrate import Calibration, batches, correct_bias, reestimate_batch_norm
+from mcnn.density.calibrate import batches, correct_bias, reestimate_batch_norm
 from mcnn.density.sequential import Products, follow, products
-from mcnn.modelwise import Layers, Report
+from mcnn.modelwise import Batches, Layers, Report
 
 
 def greedy(rows: Tensor, bits: int, given: Products, clip: str = "mse") -> tuple[Tensor, Tensor]:
@@ -47,7 +45,7 @@ def greedy(rows: Tensor, bits: int, given: Products, clip: str = "mse") -> tuple
 def quantize(
     model: nn.Module,
     bits: int,
-    calibrate: Calibration,
+    calibrate: Batches,
     layers: Layers = None,
     feedback: bool = True,
     clip: str = "mse",
@@ -75,13 +73,14 @@ def quantize(
     >>> max(report.histogram) <= 7
     True
     """
-    full = copy.deepcopy(model)
+    full, originals = modelwise.copied(model, layers)
     model, selected = modelwise.copied(model, layers)
     calls = batches(calibrate)
     reports = []
-    for layer in tqdm(selected, "greedy", disable=None, leave=False):
-        pair = full.get_submodule(layer.name), layer.module
-        rows, bias = layer.rows, layer.module.bias
+    pairs = zip(originals, selected, strict=True)
+    for original, layer in tqdm(pairs, "greedy", total=len(selected), disable=None, leave=False):
+        pair = original, layer
+        rows, bias = layer.rows, layer.bias
         if feedback:
             reestimate_batch_norm(model, calls)
             codes, scale = greedy(rows, bits, products(full, model, pair, calls), clip)
@@ -90,7 +89,6 @@ def quantize(
         layer.write(codes.to(rows.dtype) * scale[:, None])
         floats = len(rows) + (0 if bias is None else bias.numel())
         reports.append(layer.report(codes, floats=floats))
-        if bias is not None and not layer.shared:
-            correct_bias(full, model, pair, calls)
+        correct_bias(full, model, pair, calls)
     reestimate_batch_norm(model, calls)
     return model, Report.of(model, reports)

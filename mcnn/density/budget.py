@@ -10,14 +10,13 @@ Both look at samples of their own, and not at those that the network gets: a dra
 many samples are taken would not be unbiased.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mcnn import modelwise
 from mcnn.density.calibrate import Call, evaluating
 from mcnn.density.counts import dequantize, sample_counts
 from mcnn.modelwise import Layer, entropy_bits
@@ -127,21 +126,20 @@ def _moved(
     model: nn.Module, layers: Sequence[Layer], count: Counting, call: Call
 ) -> dict[str, list[float]]:
     """Return for each layer and each number of samples the mean square that the output moves."""
-    trial = copy.deepcopy(model)
+    trial, copies = modelwise.copied(model, [layer.name for layer in layers])
     found: dict[str, list[float]] = {}
     with evaluating(trial):
         before = output(call(trial))
         size = before.square().mean().clamp(min=torch.finfo(before.dtype).tiny)
         for layer in tqdm(layers, "sensitivity", disable=None, leave=False):
-            module = trial.get_submodule(layer.name)
-            weight = module.weight.detach().clone()
-            own = replace(layer, module=module)
+            own = next(x for x in copies if x.name == layer.name)
+            rows = own.rows.clone()
             errors = []
             for fraction in _MEASURED:
                 counts = count(layer, samples_of(layer, fraction))
                 own.write(dequantize(counts, layer.rows))
                 errors.append(float((output(call(trial)) - before).square().mean() / size))
-            module.weight.copy_(weight)
+            own.write(rows)
             found[layer.name] = _interpolated(errors)
     return found
 

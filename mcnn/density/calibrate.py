@@ -10,118 +10,82 @@ Some of what was lost comes back without training, by measuring on a few inputs:
   takes away the part of the error that is common to all inputs.
 
 Models are run in eval mode, as they are used; their mode is put back.
+A model is never changed but for what is said here.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Calibration = Tensor | tuple | Mapping[str, Any] | Iterable[Any]
+from mcnn.modelwise import KINDS, Batches, Layer, observing, run_batches
+
 Call = Callable[[nn.Module], Any]
-"""Runs a model on one batch."""
+"""Runs a model on one batch and returns what it returns."""
 
 
-def batches(data: Calibration, batch_size: int = 250) -> list[Call]:
+def batches(data: Batches, batch_size: int = 250) -> list[Call]:
     """Return how to run a model on each batch of calibration data.
 
     Parameters
     ----------
     data
-        A tensor [m, ...]: inputs of the model, cut into batches. A tuple of tensors [m, ...]: its
-        positional inputs. A dict of tensors: its keyword inputs. Anything else that can be gone
-        through, such as a ``DataLoader``: batches, of which each is a tensor, a dict of keyword
-        inputs, or a tuple or list whose first item is the input, as of images and labels.
+        As in :func:`mcnn.modelwise.run_batches`: a tensor, a tuple or dict of them, or batches of
+        these, such as a ``DataLoader``.
     batch_size
-        Of tensors that are cut.
+        Of a tensor that is cut.
 
     Raises
     ------
-    TypeError
-        For anything else.
-    ValueError
-        If there is no input.
+    TypeError, ValueError
+        For what is none of these, or has no inputs.
 
     Examples
     --------
+    >>> import torch
     >>> calls = batches(torch.ones(300, 2))
     >>> [len(call(nn.Linear(2, 1))) for call in calls]
     [250, 50]
     """
     if isinstance(data, Tensor):
-        calls = [_call(part) for part in data.split(batch_size) if len(part)]
-    elif isinstance(data, tuple):
-        parts = [x.split(batch_size) if isinstance(x, Tensor) else None for x in data]
-        if not parts or any(part is None for part in parts):
-            raise TypeError("calibrate: a tuple must be of tensors, the model's positional inputs")
-        calls = [_call(*batch) for batch in zip(*parts, strict=True) if len(batch[0])]
-    elif isinstance(data, Mapping):
-        calls = [_call(**part) for part in _cut(data, batch_size)]
-    elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
-        calls = [_of_batch(batch) for batch in data]
+        parts = [part for part in data.split(batch_size) if len(part)]
+    elif isinstance(data, Mapping | tuple):
+        parts = [data] if len(data) else []
     else:
-        raise TypeError(
-            "calibrate must be a tensor, a tuple or dict of tensors, or batches of these such as a "
-            f"DataLoader, got {type(data).__name__}"
-        )
-    if not calls:
+        try:
+            parts = list(data)
+        except TypeError:
+            raise TypeError(
+                "calibrate must be a tensor, a dict, a tuple or batches of them such as a "
+                f"DataLoader, got {type(data).__name__}"
+            ) from None
+    if not parts:
         raise ValueError("calibrate has no inputs: give some hundred of what the model will see")
-    return calls
+    return [_call(part) for part in parts]
 
 
-def _call(*args: Any, **kwargs: Any) -> Call:
+def _call(batch: Any) -> Call:
     def call(model: nn.Module) -> Any:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        move = lambda x: x.to(device) if isinstance(x, Tensor) else x  # noqa: E731
-        return model(*map(move, args), **{name: move(x) for name, x in kwargs.items()})
+        out: list[Any] = []
+        handle = model.register_forward_hook(lambda module, args, result: out.append(result))
+        try:
+            run_batches(model, [batch])
+        finally:
+            handle.remove()
+        return out[-1]
 
     return call
 
 
-def _of_batch(batch: Any) -> Call:
-    if isinstance(batch, Tensor):
-        return _call(batch)
-    if isinstance(batch, Mapping):
-        return _call(**batch)
-    if isinstance(batch, Sequence) and len(batch) and isinstance(batch[0], Tensor):
-        return _call(batch[0])
-    raise TypeError(
-        "calibrate: a batch must be a tensor, a dict of keyword inputs, or a tuple that starts "
-        f"with the input, got {type(batch).__name__}"
-    )
-
-
-def _cut(data: Mapping[str, Any], batch_size: int) -> Iterator[dict[str, Any]]:
-    """Yield parts of all tensors of a dict; what is no tensor goes with each."""
-    lengths = {len(x) for x in data.values() if isinstance(x, Tensor)}
-    if len(lengths) != 1:
-        raise ValueError(f"calibrate: tensors of a dict must be of one length, got {lengths}")
-    for start in range(0, lengths.pop(), batch_size):
-        stop = start + batch_size
-        yield {k: x[start:stop] if isinstance(x, Tensor) else x for k, x in data.items()}
-
-
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Run models in eval mode, without gradients and with every hook; put their modes back.
-
-    Without PyTorch's fast path for transformers, which passes hooks by.
-    """
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
+    """Look at several models at once, see :func:`mcnn.modelwise.observing`."""
+    with ExitStack() as stack:
         for model in models:
-            model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in modes:
-            module.training = training
+            stack.enter_context(observing(model))
+        yield
 
 
 def reestimate_batch_norm(model: nn.Module, calls: Sequence[Call]) -> int:
@@ -193,8 +157,8 @@ def seen(
 
 
 def correct_bias(
-    full: nn.Module, model: nn.Module, pair: tuple[nn.Module, nn.Module], calls: Sequence[Call]
-) -> None:
+    full: nn.Module, model: nn.Module, pair: tuple[Layer, Layer], calls: Sequence[Call]
+) -> bool:
     """Let the bias of a layer hold the mean difference of its outputs from the full network's.
 
     Parameters
@@ -202,20 +166,30 @@ def correct_bias(
     full, model
         The network as it was, and the one whose layer has been changed.
     pair
-        The layer in each of them, linear or convolutional, with a bias.
+        The layer in each of them.
     calls
         From :func:`batches`.
+
+    Returns
+    -------
+    bool
+        Whether it was: only linear and convolutional layers with a bias are, which the model calls
+        and which share their weight with no other.
     """
+    layer = pair[1]
+    if not isinstance(layer.module, KINDS) or layer.bias is None or layer.shared:
+        return False
     total, number = 0.0, 0
     with evaluating(full, model):
         for call in calls:
-            outs = (seen(full, pair[0], call, True), seen(model, pair[1], call, True))
+            outs = (seen(full, pair[0].module, call, True), seen(model, layer.module, call, True))
             for wanted, got in zip(*outs, strict=True):
                 difference = (wanted - got).double()
-                if not isinstance(pair[1], nn.Linear):  # [b, c, ...] -> [b, ..., c]
+                if not isinstance(layer.module, nn.Linear):  # [b, c, ...] -> [b, ..., c]
                     difference = difference.movedim(1, -1)
                 difference = difference.reshape(-1, difference.shape[-1])
                 total = total + difference.sum(0)
                 number += len(difference)
         if number:
-            pair[1].bias.add_((total / number).to(pair[1].bias.dtype))
+            layer.bias.add_((total / number).to(layer.bias.dtype))
+    return number > 0

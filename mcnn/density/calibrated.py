@@ -3,18 +3,16 @@
 :func:`mcnn.density.quantize` comes here if it is given ``bits`` or ``calibrate``.
 """
 
-import copy
-
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from mcnn import modelwise
 from mcnn.density import budget
-from mcnn.density.calibrate import Calibration, batches, correct_bias, reestimate_batch_norm
+from mcnn.density.calibrate import batches, correct_bias, reestimate_batch_norm
 from mcnn.density.counts import dequantize
 from mcnn.density.sequential import products, sequential_counts
-from mcnn.modelwise import Layers, Report
+from mcnn.modelwise import Batches, Layers, Report
 from mcnn.sampling import as_seed, fold_in
 
 
@@ -23,7 +21,7 @@ def quantize(
     samples: int | None,
     fraction: float | None,
     bits: float | None,
-    calibrate: Calibration | None,
+    calibrate: Batches | None,
     sequential: bool,
     method: str,
     layers: Layers,
@@ -38,7 +36,7 @@ def quantize(
     if sequential and calibrate is None:
         raise ValueError("sequential sampling follows inputs: give some with calibrate=...")
     seed = as_seed(seed)
-    full = copy.deepcopy(model)
+    full, originals = modelwise.copied(model, layers)
     model, selected = modelwise.copied(model, layers)
     calls = None if calibrate is None else batches(calibrate)
     count = budget.counting(method, order, seed)
@@ -47,15 +45,17 @@ def quantize(
         if calls is None:
             each = budget.evenly(selected, bits, trial)
         else:
-            each = budget.by_sensitivity(full, selected, bits, trial, calls)
+            each = budget.by_sensitivity(full, originals, bits, trial, calls)
     elif samples is not None:
         each = dict.fromkeys((x.name for x in selected), samples)
     else:
         each = {x.name: budget.samples_of(x, fraction) for x in selected}
     reports = []
-    for layer in tqdm(selected, "quantize", disable=None, leave=False):
-        pair = full.get_submodule(layer.name), layer.module
-        rows, bias = layer.rows, layer.module.bias
+    pairs = zip(originals, selected, strict=True)
+    bar = tqdm(pairs, "quantize", total=len(selected), disable=None, leave=False)
+    for original, layer in bar:
+        pair = original, layer
+        rows, bias = layer.rows, layer.bias
         try:
             if sequential:
                 reestimate_batch_norm(model, calls)
@@ -71,7 +71,7 @@ def quantize(
         layer.write(values)
         floats = len(rows) + (0 if bias is None else bias.numel())
         reports.append(layer.report(counts, floats=floats, samples=each[layer.name]))
-        if calls is not None and bias is not None and not layer.shared:
+        if calls is not None:
             correct_bias(full, model, pair, calls)
     if calls is not None:
         reestimate_batch_norm(model, calls)

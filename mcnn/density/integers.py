@@ -28,7 +28,7 @@ Source: G. Mordido, M. Van Keirsbilck, A. Keller: Instant quantization of neural
 Monte Carlo methods. arXiv:1905.12253.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from mcnn import modelwise
 from mcnn.density.counts import sample_counts
 from mcnn.errors import unknown
-from mcnn.modelwise import Layers, Report
+from mcnn.modelwise import Layer, Layers, Report
 from mcnn.sampling import as_seed, fold_in
 
 ENGINES = ("float", "integer")
@@ -212,34 +212,30 @@ def integer_model(
     model, selected = modelwise.copied(model, layers)
     reports = []
     replaced: dict[int, nn.Module] = {}
+    kinds = {name: type(x) for name, x in model.named_modules(remove_duplicate=False)}
     for layer in selected:
-        module = _integral(model, layer.name, layer.name)
+        _check(layer, kinds)
         own = layer.seed(seed)
         codes, scale = weights(layer.rows, fold_in(own, 0))
-        biases = 0 if module.bias is None else module.bias.numel()
+        biases = 0 if layer.bias is None else layer.bias.numel()
         reports.append(layer.report(codes, floats=len(codes) + biases))
-        for name in (layer.name, *layer.shared):
-            module = _integral(model, layer.name, name)
-            replaced[id(module)] = IntegerLayer(module, codes, scale, inputs, fold_in(own, 1))
+        for place in layer.places(model):
+            made = IntegerLayer(place.module, codes, scale, inputs, fold_in(own, 1))
+            replaced[id(place.module)] = made
     report = Report.of(model, reports)
-    if id(model) in replaced:
-        return replaced[id(model)], report
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if id(child) in replaced:
-                parent._modules[name] = replaced[id(child)]
-    return model, report
+    return modelwise.exchanged(model, lambda name, module: replaced.get(id(module))), report
 
 
-def _integral(model: nn.Module, first: str, name: str) -> nn.Module:
-    module = model.get_submodule(name)
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        return module
-    also = "" if name == first else f", which shares its weight with {first!r},"
-    raise ValueError(
-        f"layer {name!r}{also} is of type {type(module).__name__}: only nn.Linear and nn.Conv2d "
-        f"have a form of integers; leave {first!r} out of layers"
-    )
+def _check(layer: Layer, kinds: Mapping[str, type]) -> None:
+    """Refuse a weight that some other kind of layer holds, too: it would not be replaced."""
+    for name in (layer.name, *layer.shared):
+        if not issubclass(kinds.get(name, object), nn.Linear | nn.Conv2d):
+            also = "" if name == layer.name else f", which shares its weight with {layer.name!r},"
+            kind = kinds.get(name, type(layer.module)).__name__
+            raise ValueError(
+                f"layer {name!r}{also} is of type {kind}: only nn.Linear and nn.Conv2d have a form "
+                f"of integers; leave {layer.name!r} out of layers"
+            )
 
 
 def use_engine(model: nn.Module, engine: str) -> nn.Module:

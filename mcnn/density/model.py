@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from mcnn import modelwise
 from mcnn.density import calibrated
-from mcnn.density.calibrate import Calibration
 from mcnn.density.counts import dequantize, sample_counts
 from mcnn.errors import unknown
-from mcnn.modelwise import Layer, Layers, Report
+from mcnn.modelwise import Batches, Layer, Layers, Report
 from mcnn.sampling import as_seed
 
 BIASES = ("exact", "sampled", "none")
@@ -28,7 +27,7 @@ def quantize(
     seed: int | torch.Generator = 0,
     *,
     bits: float | None = None,
-    calibrate: Calibration | None = None,
+    calibrate: Batches | None = None,
     sequential: bool = False,
 ) -> tuple[nn.Module, Report]:
     r"""Replace the weights of linear, convolutional, recurrent and other layers by sampled ones.
@@ -60,9 +59,10 @@ def quantize(
         :mod:`mcnn.density.budget`; ``sequential`` counts may take a little more than the budget.
     calibrate
         Some hundred inputs of the model: a tensor, a tuple of positional or a dict of keyword
-        inputs, or batches such as a ``DataLoader``, see :func:`mcnn.density.calibrate.batches`.
+        inputs, or batches such as a ``DataLoader``, see :func:`mcnn.modelwise.run_batches`.
         They run through a copy in eval mode. Batch normalisation gets means and variances of the
-        sampled network, and a bias the mean that its layer lost. Nothing else of a model changes.
+        sampled network, and the bias of a linear or convolutional layer the mean that the layer
+        lost. Nothing else of a model changes.
     sequential
         Sample the weights of a row one after the other, each making up on the calibration inputs
         for the error of those before, see :mod:`mcnn.density.sequential`; ``method`` and ``order``
@@ -101,7 +101,7 @@ def quantize(
     (12, True)
     """
     if sum(x is not None for x in (samples, fraction, bits)) != 1:
-        raise ValueError("give one of samples, fraction and bits, and not two of them")
+        raise ValueError("give either samples or fraction or bits, and only one of them")
     if fraction is not None and not (fraction > 0 and math.isfinite(fraction)):
         raise ValueError(f"fraction must be positive and finite, got {fraction}")
     if bias not in BIASES:

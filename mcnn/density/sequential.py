@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.density.calibrate import Call, evaluating, seen
+from mcnn.modelwise import Layer
 from mcnn.sampling import fold_in, uniforms
 
 DAMPING = 0.01  # lambda, in units of the mean squared norm
@@ -70,7 +71,7 @@ class Products(NamedTuple):
 def products(
     full: nn.Module,
     model: nn.Module,
-    pair: tuple[nn.Module, nn.Module],
+    pair: tuple[Layer, Layer],
     calls: Sequence[Call],
     seed: int = 0,
 ) -> Products:
@@ -96,9 +97,9 @@ def products(
     own: Tensor | float = 0.0
     with evaluating(full, model):
         for number, call in enumerate(calls):
-            inputs = seen(full, pair[0], call), seen(model, pair[1], call)
+            inputs = (seen(full, pair[0].module, call), seen(model, pair[1].module, call))
             for x, x_tilde in zip(*inputs, strict=True):
-                rows, rows_tilde = _rows(pair[0], x), _rows(pair[1], x_tilde)  # [g, m, n]
+                rows, rows_tilde = _rows(pair[0].module, x), _rows(pair[1].module, x_tilde)
                 if rows.shape[1] > PATCHES:
                     index = torch.arange(PATCHES, device=rows.device)
                     draws = uniforms(fold_in(seed, number), index)

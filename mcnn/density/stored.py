@@ -227,7 +227,7 @@ def _rest(model: nn.Module, layers: list[Layer]) -> dict[str, Tensor]:
 
 
 def _weights(model: nn.Module, names: list[str]) -> set[int]:
-    return {id(model.get_submodule(name).weight) for name in names}
+    return {id(layer.weight) for layer in modelwise.select(model, names)}
 
 
 def _check(path: str | Path, model: nn.Module, heads: list[dict], rest: dict[str, Tensor]) -> None:

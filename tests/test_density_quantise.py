@@ -1,5 +1,6 @@
 """The experiments that compare ways to quantise: what they measure, on records made by hand."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from mcnn.density import sample_counts
 from mcnn.experiments.density import instant, networks, quantise, text
 from mcnn.experiments.density.instant import BOTH, WEIGHTS, InstantTrial
 from mcnn.experiments.density.quantise import QuantiseTrial
+from mcnn.ledger import records
 
 CPU = torch.device("cpu")
 
@@ -130,3 +132,22 @@ def test_small_trials_run():
     words = {"net": "transformer", "dataset": None, "width": 8, "epochs": 2, "size": 4}
     metrics = quantise._run(QuantiseTrial(**once, **words), CPU)
     assert metrics["fingerprint"] == text.load().fingerprint
+
+
+def test_the_readme_says_what_the_record_has():
+    """The accuracy beside the example of the README is that of the record."""
+    runs = [r for r in records.read("density-quantise") if r.config.net == "mlp"]
+    name = "sampled, budget by sensitivity"
+    rows = [next(x for x in r.metrics[name] if x["setting"] == 1.5) for r in runs]
+
+    def mean(values):
+        return sum(values) / len(runs)
+
+    full = mean([r.metrics["float"] for r in runs])
+    sentence = (
+        "On MNIST a network of 784/300/10 units keeps an accuracy of "
+        f"{mean([x['score'] for x in rows]):.3f} out of {full:.3f} in this way, at "
+        f"{mean([x['bits'] for x in rows]):.2f} bits a weight, scales included"
+    )
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert sentence in " ".join(readme.split()), sentence

@@ -6,6 +6,7 @@ several places.
 
 import importlib
 import inspect
+import os
 import pkgutil
 import warnings
 
@@ -16,7 +17,7 @@ from torch.nn.utils import parametrizations, prune
 
 import mcnn
 from mcnn import baselines, density, linear, modelwise, partition, paths, randomness, relu
-from mcnn.baselines import footprint, masks, rounding, saliency
+from mcnn.baselines import footprint, gpfq, masks, rounding, saliency
 from mcnn.density import folding, importance
 from mcnn.integral import regroup
 
@@ -34,6 +35,10 @@ def ones(model):
 # Those that write to weights, or choose some to be written to: they refuse what would be undone.
 WRITE = {
     "mcnn.density.model.quantize": lambda m: density.quantize(m, samples=2)[0],
+    "mcnn.density.integers.integer_model": lambda m: density.integer_model(
+        m, density.sampled(1), density.sampled(1)
+    )[0],
+    "mcnn.density.stored.save_quantized": lambda m: density.save_quantized(m, os.devnull),
     "mcnn.density.importance.quantize": lambda m: importance.quantize(
         m, dict.fromkeys(["0", "3"], torch.tensor(1.0)), samples=2
     )[0],
@@ -43,6 +48,7 @@ WRITE = {
     "mcnn.linear.model.sample_linears": lambda m: linear.sample_linears(m, samples=2)[0],
     "mcnn.paths.compress.compress": lambda m: paths.compress(m, paths=9)[0],
     "mcnn.paths.sparsify.sparsify": lambda m: paths.sparsify(m, density=0.5)[0],
+    "mcnn.baselines.gpfq.quantize": lambda m: gpfq.quantize(m, 3, X)[0],
     "mcnn.baselines.rounding.quantize": lambda m: rounding.quantize(
         m, lambda w, seed: rounding.nearest(w, 3)
     )[0],
@@ -80,6 +86,12 @@ EXEMPT = {
     "mcnn.modelwise.layers.check_writable": "of one module",
     "mcnn.modelwise.report": "reads names",
     "mcnn.modelwise.observe": "calls the model; calibration is tested with input_scales",
+    "mcnn.density.budget": "samples layers of a copy",
+    "mcnn.density.calibrate": "measures statistics and one bias, as quantize asks for",
+    "mcnn.density.calibrated": "is density.quantize with inputs or a budget",
+    "mcnn.density.integers.IntegerLayer": "of one layer",
+    "mcnn.density.integers.use_engine": "says how integers are added up",
+    "mcnn.density.sequential": "calls two models",
     "mcnn.density.watch": "calls the model; tested with input_scales",
     "mcnn.partition.layer.start_epoch": "announces, and writes nothing",
     "mcnn.partition.model.cycle_outputs": "calls the model",

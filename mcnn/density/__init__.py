@@ -25,13 +25,17 @@ How the :math:`\xi_k` are chosen decides the error:
 
 :func:`sample_counts` counts for one weight tensor, :func:`quantize` for a whole network,
 and :func:`variance` says beforehand what it costs.
+:func:`integer_model` samples what layers take, too, and multiplies integers only;
+:func:`save_quantized` and :func:`load_quantized` keep a network in as few bytes as its report says.
 
 Source: slides "Simulating Discrete Densities" of A. Keller's talk.
 """
 
 from mcnn import lazy_modules
 from mcnn.density.counts import METHODS, ORDERS, cumulative_mass, dequantize, sample_counts
+from mcnn.density.integers import integer_model, sampled
 from mcnn.density.model import quantize
+from mcnn.density.stored import load_quantized, save_quantized
 from mcnn.density.theory import VARIANCES, variance
 from mcnn.modelwise import LayerReport, Report
 
@@ -43,8 +47,12 @@ __all__ = [
     "Report",
     "cumulative_mass",
     "dequantize",
+    "integer_model",
+    "load_quantized",
     "quantize",
     "sample_counts",
+    "sampled",
+    "save_quantized",
     "variance",
 ]
 

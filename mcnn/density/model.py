@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mcnn import modelwise
+from mcnn.density import calibrated
 from mcnn.density.counts import dequantize, sample_counts
 from mcnn.errors import unknown
-from mcnn.modelwise import Layer, Layers, Report
+from mcnn.modelwise import Batches, Layer, Layers, Report
 from mcnn.sampling import as_seed
 
 BIASES = ("exact", "sampled", "none")
@@ -24,8 +25,12 @@ def quantize(
     normalize: str = "row",
     order: str = "stored",
     seed: int | torch.Generator = 0,
+    *,
+    bits: float | None = None,
+    calibrate: Batches | None = None,
+    sequential: bool = False,
 ) -> tuple[nn.Module, Report]:
-    """Replace the weights of linear, convolutional, recurrent and other layers by sampled ones.
+    r"""Replace the weights of linear, convolutional, recurrent and other layers by sampled ones.
 
     Parameters
     ----------
@@ -33,7 +38,7 @@ def quantize(
         Any module with layers of :mod:`mcnn.modelwise.kinds` inside: linear, convolutional,
         recurrent, attention, of paths; not changed.
     samples
-        Per neuron or filter, at least 1. Give either this or ``fraction``.
+        Per neuron or filter, at least 1. Give one of this, ``fraction`` and ``bits``.
     fraction
         Samples as a fraction of the weights that a neuron or filter has.
     method, normalize, order
@@ -48,6 +53,20 @@ def quantize(
         ``"none"``: zero.
     seed
         An integer, or a generator, which is advanced by one draw.
+    bits
+        Entropy of the counts, in bits a weight, that is not exceeded on average; the numbers of
+        samples follow. With ``calibrate`` layers get more, the more they move the output, see
+        :mod:`mcnn.density.budget`; ``sequential`` counts may take a little more than the budget.
+    calibrate
+        Some hundred inputs of the model: a tensor, a tuple of positional or a dict of keyword
+        inputs, or batches such as a ``DataLoader``, see :func:`mcnn.modelwise.run_batches`.
+        They run through a copy in eval mode. Batch normalisation gets means and variances of the
+        sampled network, and the bias of a linear or convolutional layer the mean that the layer
+        lost. Nothing else of a model changes.
+    sequential
+        Sample the weights of a row one after the other, each making up on the calibration inputs
+        for the error of those before, see :mod:`mcnn.density.sequential`; ``method`` and ``order``
+        have no say then.
 
     Returns
     -------
@@ -66,6 +85,13 @@ def quantize(
 
     Notes
     -----
+    What is unbiased: each weight, :math:`\mathbb{E}[\hat w]=w`, whatever the method, the order, and
+    whether samples or bits are given, and so what a layer makes of given inputs. A network of
+    several layers is not, because of what lies between them.
+    What is not: with ``sequential`` all weights but those of the first layer, since they also make
+    up for the layers before; with ``calibrate`` corrected biases but those of the first layer, for
+    the same reason, and batch normalisation, which is a function of the sampled weights.
+
     Source: slides "Simulating Discrete Densities".
 
     Examples
@@ -74,12 +100,21 @@ def quantize(
     >>> report.layers[0].samples, report.distinct <= 120
     (12, True)
     """
-    if (samples is None) == (fraction is None):
-        raise ValueError("give either samples or fraction, not both and not neither")
+    if sum(x is not None for x in (samples, fraction, bits)) != 1:
+        raise ValueError("give either samples or fraction or bits, and only one of them")
     if fraction is not None and not (fraction > 0 and math.isfinite(fraction)):
         raise ValueError(f"fraction must be positive and finite, got {fraction}")
     if bias not in BIASES:
         raise unknown("bias", bias, BIASES)
+    if bits is not None or calibrate is not None or sequential:
+        if bias != "exact" or normalize != "row":
+            raise ValueError(
+                'bits, calibrate and sequential need bias="exact" and normalize="row": biases hold '
+                "what is corrected, and each row its own step"
+            )
+        return calibrated.quantize(
+            model, samples, fraction, bits, calibrate, sequential, method, layers, order, seed
+        )
     seed = as_seed(seed)
     model, selected = modelwise.copied(model, layers)
     reports = []

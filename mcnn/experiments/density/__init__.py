@@ -1,6 +1,17 @@
 """Experiments of the chapter on simulating discrete densities."""
 
-from mcnn.experiments.density import bits, conv, filters, forced, mnist, rms, ternary, unbiased
+from mcnn.experiments.density import (
+    bits,
+    conv,
+    filters,
+    forced,
+    instant,
+    mnist,
+    quantise,
+    rms,
+    ternary,
+    unbiased,
+)
 
 EXPERIMENTS = [
     *unbiased.EXPERIMENTS,
@@ -11,4 +22,6 @@ EXPERIMENTS = [
     *conv.EXPERIMENTS,
     *filters.EXPERIMENTS,
     *bits.EXPERIMENTS,
+    *instant.EXPERIMENTS,
+    *quantise.EXPERIMENTS,
 ]

@@ -1,0 +1,248 @@
+r"""Quantised networks in a file of the size that their report tells.
+
+Each row of a layer is integers times one scale. The file holds the integers, coded at their entropy
+or packed, the scales in float32, and all else of the network as it is.
+What is loaded is a plain network with weights in floating point again, each within two units in the
+last place of what was saved.
+
+The integers are found in the weights themselves, so it does not matter what made them: sampling,
+sequential sampling or rounding.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mcnn import modelwise
+from mcnn.density import coding
+from mcnn.errors import McnnError, unknown
+from mcnn.modelwise import Layer
+
+CODINGS = ("entropy", "packed")
+_FORMAT = 1
+_SMALLEST = 256  # the smallest count of a row is looked for up to here
+_ULPS = 4  # how far integers times a scale may be from a weight, in units of precision
+
+
+class StoredError(McnnError):
+    """A file does not hold a quantised network, or not that of the model."""
+
+
+def save_quantized(model: nn.Module, path: str | Path, coded: str = "entropy") -> int:
+    """Write a quantised network to a file.
+
+    Parameters
+    ----------
+    model
+        From :func:`mcnn.density.quantize` or :func:`mcnn.baselines.rounding.quantize`. A layer
+        whose rows are no integers times a scale is stored as it is.
+    path
+        The file; it is replaced in one step.
+    coded
+        ``"entropy"``: the file has about the bits of the report, ``"packed"``: its packed bytes;
+        and in both cases what the report does not count, parameters that were not touched and
+        buffers, and about a kilobyte beside, and some forty bytes a layer.
+
+    Returns
+    -------
+    int
+        The size of the file in bytes.
+
+    Raises
+    ------
+    ValueError
+        If no layer is quantised, or for an unknown coding.
+
+    Examples
+    --------
+    >>> from mcnn.density import quantize
+    >>> small, report = quantize(nn.Linear(400, 300), samples=400)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     size = save_quantized(small, f"{folder}/small.pt")
+    ...     again = load_quantized(f"{folder}/small.pt", nn.Linear(400, 300))
+    >>> bool(abs(8 * size / report.bits - 1) < 0.1), torch.allclose(again.weight, small.weight)
+    (True, True)
+    """
+    if coded not in CODINGS:
+        raise unknown("coding", coded, CODINGS)
+    found: list[tuple[Layer, Tensor, Tensor]] = []
+    for layer in modelwise.select(model):
+        codes = integers(layer.rows)
+        if codes is not None:
+            found.append((layer, *codes))
+    if not found:
+        raise ValueError("no layer has rows of integers times a scale: quantize the model first")
+    content = {
+        "format": _FORMAT,
+        "coded": coded,
+        "layers": [_head(layer, codes) for layer, codes, _ in found],
+        "scales": torch.cat([scale for *_, scale in found]).cpu(),
+        "rest": _rest(model, [layer for layer, *_ in found]),
+    }
+    streams = [_stream(codes.cpu().numpy().ravel(), coded) for _, codes, _ in found]
+    content["sizes"] = [[len(stream), len(table)] for stream, table in streams]
+    content["codes"] = torch.from_numpy(np.concatenate([stream for stream, _ in streams]))
+    content["tables"] = torch.from_numpy(np.concatenate([table for _, table in streams]))
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as unfinished:
+        try:
+            torch.save(content, unfinished)
+        except BaseException:
+            os.unlink(unfinished.name)
+            raise
+    os.replace(unfinished.name, path)
+    return path.stat().st_size
+
+
+def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
+    """Read a file of :func:`save_quantized` into a model of the same make.
+
+    Parameters
+    ----------
+    path
+        The file. Nothing in it is executed.
+    model
+        Its parameters and buffers get new values, in place.
+
+    Returns
+    -------
+    nn.Module
+        The model.
+
+    Raises
+    ------
+    StoredError
+        If the file is damaged or no such file, or the model is another one; it is then unchanged.
+    """
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        heads, sizes, coded = content["layers"], content["sizes"], content["coded"]
+        if content["format"] != _FORMAT or coded not in CODINGS:
+            raise ValueError(f"format {content['format']}, where {_FORMAT} is known")
+        codes, start = [], [0, 0]
+        for head, (stream, table) in zip(heads, sizes, strict=True):
+            parts = (
+                content["codes"][start[0] : start[0] + stream].numpy(),
+                content["tables"][start[1] : start[1] + table].numpy(),
+            )
+            codes.append(_unstream(*parts, head, coded))
+            start = [start[0] + stream, start[1] + table]
+        scales = content["scales"].split([head["rows"] for head in heads])
+        rest = content["rest"]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # damage shows in many ways
+        raise StoredError(f"{path} does not hold a quantised network: {error}") from error
+    _check(path, model, heads, rest)
+    for head, numbers, scale in zip(heads, codes, scales, strict=True):
+        layer = modelwise.select(model, [head["name"]])[0]
+        layer.write((numbers.double() * scale[:, None].double()).to(layer.rows))
+    model.load_state_dict(rest, strict=False)
+    return model
+
+
+def integers(rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the smallest integers, and a scale a row, whose products are the weights.
+
+    Parameters
+    ----------
+    rows
+        Weights [rows, n].
+
+    Returns
+    -------
+    tuple or None
+        int32 [rows, n] and [rows], float32 or wider; nothing if some row is no such product within
+        four units of precision, its smallest integer being at most 256.
+
+    Examples
+    --------
+    >>> integers(torch.tensor([[0.3, -0.2, 0.0], [0.0, 0.0, 0.0]]))
+    (tensor([[ 3, -2,  0],
+            [ 0,  0,  0]], dtype=torch.int32), tensor([0.1000, 0.0000]))
+    """
+    w = rows.double()
+    codes = torch.zeros_like(w)
+    scale = torch.zeros(len(w), dtype=torch.float64, device=w.device)
+    size = torch.where(w != 0, w.abs(), torch.inf)
+    least = size.amin(1)  # [rows]
+    open_rows = torch.isfinite(least).nonzero().flatten()
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    precision = _ULPS * torch.finfo(rows.dtype).eps
+    for smallest in range(1, _SMALLEST + 1):
+        if not len(open_rows):
+            break
+        part = w[open_rows]
+        step = least[open_rows, None] / smallest
+        tried = (part / step).round()
+        step = ((part * tried).sum(1) / tried.square().sum(1)).to(wide)  # least squares
+        near = (tried * step[:, None].double() - part).abs() <= precision * part.abs()
+        good = near.all(1) & (tried.abs().amax(1) < 2**24)
+        codes[open_rows[good]] = tried[good]
+        scale[open_rows[good]] = step[good].double()
+        open_rows = open_rows[~good]
+    return (codes.int(), scale.to(wide)) if not len(open_rows) else None
+
+
+def _head(layer: Layer, codes: Tensor) -> dict[str, Any]:
+    low, high = int(codes.min()), int(codes.max())
+    rows, inputs = codes.shape
+    return {"name": layer.name, "rows": rows, "inputs": inputs, "low": low, "high": high}
+
+
+def _stream(codes: np.ndarray, coded: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return bytes of codes, and of the table that is needed to read them."""
+    codes = codes.astype(np.int64) - int(codes.min())
+    if coded == "packed":
+        return coding.pack(codes, int(codes.max()).bit_length()), np.zeros(0, np.uint8)
+    units = coding.frequencies(codes)
+    return coding.encode(codes, units).view(np.uint8), units.view(np.uint8)
+
+
+def _unstream(stream: np.ndarray, table: np.ndarray, head: dict[str, Any], coded: str) -> Tensor:
+    number = head["rows"] * head["inputs"]
+    if coded == "packed":
+        codes = coding.unpack(stream, (head["high"] - head["low"]).bit_length(), number)
+    else:
+        units = np.frombuffer(table.tobytes(), np.uint16)
+        codes = coding.decode(np.frombuffer(stream.tobytes(), np.uint16), units, number)
+    return torch.from_numpy(codes + head["low"]).view(head["rows"], head["inputs"])
+
+
+def _rest(model: nn.Module, layers: list[Layer]) -> dict[str, Tensor]:
+    """Return what is not in the codes: parameters, each once, and buffers."""
+    names = _weights(model, [layer.name for layer in layers])
+    known = set(names)
+    rest: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in known:
+            known.add(id(value))
+            rest[name] = value.detach().cpu().clone()
+    return rest
+
+
+def _weights(model: nn.Module, names: list[str]) -> set[int]:
+    return {id(layer.weight) for layer in modelwise.select(model, names)}
+
+
+def _check(path: str | Path, model: nn.Module, heads: list[dict], rest: dict[str, Tensor]) -> None:
+    known = {layer.name: tuple(layer.rows.shape) for layer in modelwise.select(model)}
+    stored = {head["name"]: (head["rows"], head["inputs"]) for head in heads}
+    for name, shape in stored.items():
+        if known.get(name) != shape:
+            has = known.get(name, "no such layer")
+            raise StoredError(f"{path}: layer {name!r} has rows {shape}, the model has {has}")
+    state = model.state_dict(keep_vars=True)
+    for name, value in rest.items():
+        if name not in state or state[name].shape != value.shape:
+            has = tuple(state[name].shape) if name in state else "nothing of that name"
+            raise StoredError(f"{path}: {name} is {tuple(value.shape)}, the model has {has}")
+    given = _weights(model, list(stored)) | {id(state[name]) for name in rest}
+    lacking = [name for name, value in state.items() if id(value) not in given]
+    if lacking:
+        raise StoredError(f"{path} has nothing for {lacking[0]} of the model")

@@ -307,11 +307,19 @@ def _write(handle: int, content: bytes, end: int) -> None:
         left = memoryview(content)
         while left:
             left = left[os.write(handle, left) :]
-        os.fsync(handle)
     except BaseException:
-        with suppress(OSError):
-            os.ftruncate(handle, end)
+        _cut(handle, end)
         raise
+    try:
+        os.fsync(handle)
+    except OSError:  # not Ctrl-C: what is whole, and may have been read, stays
+        _cut(handle, end)
+        raise
+
+
+def _cut(handle: int, end: int) -> None:
+    with suppress(OSError):
+        os.ftruncate(handle, end)
 
 
 def _replace(

@@ -115,6 +115,21 @@ def test_an_error_at_any_step_of_writing_keeps_the_old_content(file, monkeypatch
     assert seeds(file) == [0, 1]
 
 
+def test_ctrl_c_takes_no_line_back_that_was_written(file, monkeypatch):
+    records.append([line(0)], file)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            records.append([line(1)], file)
+    assert seeds(file) == [0, 1]
+    assert records.append([line(1), line(2)], file) == 1
+    assert seeds(file) == [0, 1, 2]
+
+
 def test_modes_and_links_stay(file, tmp_path):
     real = tmp_path / "elsewhere" / "kept.jsonl"
     write(real, line(0))

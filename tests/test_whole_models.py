@@ -100,6 +100,7 @@ EXEMPT = {
     "mcnn.integral.regroup.InputReLU": "is put around a layer",
     "mcnn.integral.restore.learn": "trains what it is given",
     "mcnn.paths.regular.Redrawn": "reads weights at each call, and writes to none",
+    "mcnn.recomputation": "of one layer, in a call of it",
     "mcnn.residual": "of a field of its own",
     "mcnn.paths.growth": "of a PathMLP",
     "mcnn.paths.optimizer_state": "of a PathMLP",

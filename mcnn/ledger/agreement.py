@@ -27,6 +27,8 @@ zero, and those that are the same for several other seeds.
 Where code, processor and versions are those of the record, nothing may be off by more than the
 tolerance of the experiment, whatever the spread.
 Of others that happen to be the same for a few, nothing is known.
+Where there are too few seeds for a spread, the tolerance of the experiment decides, and whole numbers
+must repeat.
 """
 
 import math
@@ -170,7 +172,13 @@ def compare(
             return Agreement("DIFFERS", largest, f"{text} ({place} does not vary over seeds)")
         if spread > 0:
             scores[place] = change / spread / math.sqrt(2)
-    typical = median(scores.values()) if scores else math.inf
+    if not scores:  # too few other seeds to know a spread of anything
+        inside = all(
+            changes[place][0] <= tolerance and not isinstance(before[place], int) for place in off
+        )
+        text += f"; no spread over seeds is known, the experiment's tolerance is {tolerance:g}"
+        return Agreement("consistent" if inside else "DIFFERS", largest, text)
+    typical = median(scores.values())
     text += f"; {typical:.2g} times the spread of {len(draws)} other seeds"
     far = max(scores, key=scores.get, default="")
     if len(draws) >= SEVERAL and far and scores[far] > LARGEST:

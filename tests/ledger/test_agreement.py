@@ -112,3 +112,16 @@ def test_on_the_same_machine_nothing_is_a_draw(device, good):
     found = agreement.compare(many[0], fresh, 1e-6, many, made)
     assert found.good == good
     assert ("same code, processor and versions" in str(found)) != good
+
+
+@pytest.mark.parametrize(("change", "good"), [(0.004, True), (0.03, False)])
+@pytest.mark.parametrize("others", [0, 1])
+def test_without_a_spread_the_tolerance_of_the_experiment_decides(change, good, others):
+    held = record(0, accuracy=0.97)
+    draws = [record(s + 1, accuracy=0.96) for s in range(others)]
+    found = agreement.compare(held, {"accuracy": 0.97 + change}, 0.02, draws)
+    assert (found.good, "no spread" in str(found)) == (good, True)
+
+
+def test_without_a_spread_counts_must_repeat():
+    assert not agreement.compare(record(0, units=3), {"units": 4}, 2.0, [record(1, units=5)]).good

@@ -27,8 +27,8 @@ zero, and those that are the same for several other seeds.
 Where code, processor and versions are those of the record, nothing may be off by more than the
 tolerance of the experiment, whatever the spread.
 Of others that happen to be the same for a few, nothing is known.
-Where there are too few seeds for a spread, the tolerance of the experiment decides, and whole numbers
-must repeat.
+Where there are too few seeds for a spread, the tolerance of the experiment decides, and whole
+numbers must repeat.
 """
 
 import math

@@ -147,7 +147,7 @@ def test_the_readme_says_what_the_record_has():
     sentence = (
         "On MNIST a network of 784/300/10 units keeps an accuracy of "
         f"{mean([x['score'] for x in rows]):.3f} out of {full:.3f} in this way, at "
-        f"{mean([x['bits'] for x in rows]):.2f} bits a weight, scales included"
+        f"{mean([x['bits'] for x in rows]):.2f} bits per weight, scales included"
     )
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert sentence in " ".join(readme.split()), sentence

@@ -151,7 +151,7 @@ def details(judgement: Judgement) -> list[list[str]]:
     if judgement.reason:
         metric += f" ({judgement.reason})"
     if others:
-        metric += f"; {others} more readings: `mcnn verify {claim.id}`"
+        metric += f"; {others} more reading{'s' * (others > 1)}: `mcnn verify {claim.id}`"
     lines = [[f"`{claim.id}`", metric, "", "", "", sign(judgement.verdict)]]
     for result in shown:
         accepted = str(result.test) if result.test else ""

@@ -126,6 +126,15 @@ def test_the_full_tables_have_every_claim_and_the_reason_of_its_range(checkout):
     assert "(*A slide*, a paper)" in tables.full([paper], "")
 
 
+@pytest.mark.parametrize(("count", "words"), [(1, "1 more reading:"), (2, "2 more readings:")])
+def test_readings_that_are_not_shown_are_counted_in_english(count, words):
+    claim = claims.Claim.model_validate(ENTRY)
+    values = {test.reading: [1.0] * 3 for test in claim.tests}
+    values |= dict.fromkeys(["other", "another"][:count], [1.0] * 3)
+    head, *_ = tables.details(claims.decide(claim, values))
+    assert words in head[1]
+
+
 def test_a_curve_is_shown_with_its_values_and_no_verdict(checkout):
     curve = {"tests": [], "report": "no number", "shown": ["three"], "where": {"size": "3"}}
     found = claims.judge(claims.Claim.model_validate(ENTRY | curve))

@@ -19,6 +19,7 @@ _ABSOLUTE_PATH = re.compile(
 )
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 _PROGRESS = re.compile(r"\d(?:it/s|s/it)|Wall time:")
+_ANSWER = re.compile(r"^:{3,}\{admonition\} Answer$", re.MULTILINE)
 _UNCHECKED = re.compile(r"nbval[-_](?:ignore|skip|raises)", re.IGNORECASE)
 
 
@@ -47,6 +48,7 @@ def _of_notebook(notebook, code):
         "torch.set_num_threads(1)" in cell.source for cell in code
     ):
         yield "does not call torch.set_num_threads(1): its numbers may not repeat"
+    yield from _of_answer(notebook.cells)
     parameters = [cell for cell in code if "parameters" in _tags(cell)]
     if len(parameters) != 1:
         yield f"has {len(parameters)} cells tagged `parameters`, not one"
@@ -55,6 +57,24 @@ def _of_notebook(notebook, code):
         for name, default in DEFAULTS.items():
             if values.get(name) != default:
                 yield f"does not default {name} to {default!r}"
+
+
+def _of_answer(cells):
+    """A reader meets the answer before any code, and one answer only."""
+    boxes = [n for n, c in enumerate(cells) for _ in _ANSWER.findall(_prose(c))]
+    shown = [n for n, c in enumerate(cells) if c.cell_type == "code" and not _hidden(c)]
+    if len(boxes) != 1:
+        yield f"has {len(boxes)} boxes `:::{{admonition}} Answer`, not one"
+    elif shown and boxes[0] > shown[0]:
+        yield "shows code before its Answer box: move the box below the title"
+
+
+def _prose(cell):
+    return cell.source if cell.cell_type == "markdown" else ""
+
+
+def _hidden(cell):
+    return any(tag.startswith(("hide-", "remove-")) for tag in _tags(cell))
 
 
 def _of_cell(cell, number):

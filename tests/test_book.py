@@ -1,6 +1,7 @@
 """The book holds together: one stem per idea, no dangling link, nothing from another machine."""
 
 import html.parser
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -76,6 +77,27 @@ def test_a_chapter_and_its_reference_lead_to_each_other(stem):
         assert f"../book/api/{stem}.html" in links
         claim = next(name for name in claims.load() if name.startswith(f"{stem}-"))
         assert f"../book/ledger.html#claim-{claim}" in links
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_an_answer_quotes_the_talk_and_states_no_result_of_its_own(stem):
+    notebook = json.loads((ROOT / "notebooks" / f"{stem}.ipynb").read_text(encoding="utf-8"))
+    first = "".join(notebook["cells"][0]["source"])
+    head, _, box = first.partition("\n\n:::{admonition} Answer\n:class: tip\n")
+    assert re.fullmatch(rf"\({stem}\)=\n# [^\n]+", head), "the box is not below the title"
+    box, own = box.partition("\n:::\n")[0], [c for c in claims.load().values() if c.chapter == stem]
+    quotes = [" ".join(quote.split()) for quote in re.findall("“(.+?)”", box, re.S)]
+    assert quotes
+    for quote in quotes:
+        assert any(quote in claim.quote for claim in own), f"no slide says “{quote}”"
+    cited = re.findall(r"\{verdict\}`([^`]+)`", box)
+    assert cited
+    assert set(cited) <= {claim.id for claim in own}
+    (figure,) = re.findall(r"\{numref\}`([^`]+)`", box)
+    drawn = [c["metadata"].get("mystnb", {}).get("figure", {}) for c in notebook["cells"]]
+    assert figure in [shown.get("name") for shown in drawn]
+    assert box.count("**Caveat.**") == 1
+    assert not re.search(r"\d", re.sub("“.+?”|`[^`]+`", "", box, flags=re.S)), "a typed number"
 
 
 class _Page(html.parser.HTMLParser):

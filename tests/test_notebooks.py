@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import nbformat
 import papermill
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from notebook_compare import OTHER_PROCESSOR, SAME_PROCESSOR, difference, text_difference
 from notebook_lint import faults
 
@@ -121,6 +121,17 @@ def test_nbval_catches(failures, plant):
     assert failures[plant.__name__] == PLANTS[plant]
 
 
+ANSWER = ":::{admonition} Answer\n:class: tip\n\nIt does.\n:::"
+
+
+def answered(notebook, places=(0,)):
+    """Return a copy of a notebook with a box that answers at each of some places."""
+    notebook = copy.deepcopy(notebook)
+    for place in places:
+        notebook.cells.insert(place, new_markdown_cell(ANSWER))
+    return notebook
+
+
 def injected(notebook):
     notebook.cells[2].metadata.tags = ["injected-parameters"]
 
@@ -181,12 +192,34 @@ def no_caption(notebook):
 )
 def test_lint_catches(executed, tmp_path, plant, complaint):
     path = tmp_path / "planted.ipynb"
-    nbformat.write(executed, path)
+    nbformat.write(answered(executed), path)
     assert faults(path) == []
     notebook = copy.deepcopy(executed)
     plant(notebook)
-    nbformat.write(notebook, path)
+    nbformat.write(answered(notebook), path)
     assert any(complaint in line for line in faults(path))
+
+
+@pytest.mark.parametrize(
+    ("places", "complaint"),
+    [
+        ((), "has 0 boxes"),
+        ((0, 0), "has 2 boxes"),
+        ((1,), "shows code before its Answer"),
+    ],
+)
+def test_lint_wants_one_answer_before_any_code(executed, tmp_path, places, complaint):
+    path = tmp_path / "planted.ipynb"
+    nbformat.write(answered(executed, places), path)
+    (line,) = faults(path)
+    assert complaint in line
+
+
+def test_code_that_is_hidden_may_precede_the_answer(executed, tmp_path):
+    notebook = answered(executed, [1])
+    notebook.cells[0].metadata["tags"] = ["hide-input"]
+    nbformat.write(notebook, tmp_path / "hidden.ipynb")
+    assert faults(tmp_path / "hidden.ipynb") == []
 
 
 @pytest.mark.parametrize(

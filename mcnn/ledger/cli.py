@@ -48,7 +48,7 @@ _VERIFY = """examples:
 
 verdicts:
   reproduced    the 95 % interval lies in the accepted range; of identities and counts every value
-  exceeds       it lies wholly beyond the range, on the better side
+  exceeded      it lies wholly beyond the range, on the better side
   falls short   it lies wholly beyond the range, on the other side
   open          it straddles a bound; the line below says what would decide
   not run       records are missing

@@ -11,7 +11,7 @@ from mcnn.stats import Interval
 
 SIGNS = {
     "reproduced": "✔",
-    "exceeds": "▲",
+    "exceeded": "▲",
     "falls short": "▽",
     "open": "≈",
     "not run": "–",

@@ -13,7 +13,7 @@ Better = Literal["higher", "lower"]
 
 VERDICTS = (
     "reproduced",
-    "exceeds",
+    "exceeded",
     "falls short",
     "open",
     "not run",
@@ -29,7 +29,7 @@ _WORST_FIRST = (
     "stale",
     "not run",
     "open",
-    "exceeds",
+    "exceeded",
     "reproduced",
     REPORTED,
 )
@@ -42,7 +42,7 @@ def worst(verdicts: Iterable[str]) -> str:
 
     Examples
     --------
-    >>> worst(["reproduced", "open", "exceeds"])
+    >>> worst(["reproduced", "open", "exceeded"])
     'open'
     """
     return min(verdicts, key=_WORST_FIRST.index)
@@ -71,7 +71,7 @@ def of_interval(
     Examples
     --------
     >>> of_interval(Interval(0.936, 0.92, 0.95, 5), (0.85, 0.91), "higher")
-    'exceeds'
+    'exceeded'
     >>> of_interval(Interval(0.936, 0.90, 0.97, 5), (0.85, 0.91), "higher")
     'open'
     """
@@ -86,7 +86,7 @@ def of_interval(
         return "open"
     if effect and opposite:
         return "contradicted"
-    return "exceeds" if beyond == better else "falls short"
+    return "exceeded" if beyond == better else "falls short"
 
 
 def what_decides(estimate: Interval, bounds: tuple[float, float]) -> str:
@@ -149,11 +149,11 @@ def tally(verdicts: Iterable[str]) -> str:
 
     Examples
     --------
-    >>> tally(["reproduced", "open", "reproduced", "reported", "exceeds"])
-    '2 reproduced, 1 exceeds, 1 open; 1 reported without a verdict'
+    >>> tally(["reproduced", "open", "reproduced", "reported", "exceeded"])
+    '2 reproduced, 1 exceeded, 1 open; 1 reported without a verdict'
     """
     verdicts = list(verdicts)
-    plural = {"exceeds": "exceed", "falls short": "fall short"}
+    plural = {"falls short": "fall short"}
     parts = []
     for verdict in VERDICTS:
         if count := verdicts.count(verdict):

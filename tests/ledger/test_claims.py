@@ -195,15 +195,15 @@ def test_intervals_decide_between_seeds(kind, accept, expected):
 @pytest.mark.parametrize(
     ("accept", "better", "expected"),
     [
-        ((0, I.low - STEP), "higher", "exceeds"),
+        ((0, I.low - STEP), "higher", "exceeded"),
         ((0, I.low - STEP), "lower", "falls short"),
-        ((I.high + STEP, 1), "lower", "exceeds"),
+        ((I.high + STEP, 1), "lower", "exceeded"),
         ((I.high + STEP, 1), "higher", "falls short"),
         ((0, I.low), "higher", "open"),
         ((0, I.high), "higher", "reproduced"),
     ],
 )
-def test_beyond_the_better_side_exceeds(accept, better, expected):
+def test_beyond_the_better_side_is_exceeded(accept, better, expected):
     assert verdict(VALUES, accept=accept, better=better) == expected
     tests = [one_test(accept=accept, better=better)]
     assert verdict(VALUES, tests=tests) == expected
@@ -289,7 +289,7 @@ def test_all_tests_must_hold_and_the_rest_is_reported():
     assert decide(inside, inside) == ("reproduced", "")
     assert decide(inside, across) == ("open", f"b: {on_bound}")
     assert decide(across, across) == ("open", f"a: {on_bound}; b: {on_bound}")
-    assert decide(inside, outside) == ("exceeds", "b")
+    assert decide(inside, outside) == ("exceeded", "b")
     assert decide(across, outside) == ("open", f"a: {on_bound}")
     assert decide(across, below) == ("falls short", "b")
     assert decide(outside, below) == ("falls short", "a, b")

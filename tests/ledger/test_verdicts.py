@@ -52,7 +52,7 @@ def test_a_mean_on_a_bound_stays_there():
 
 
 def test_the_worst_of_several():
-    order = "contradicted, falls short, stale, not run, open, exceeds, reproduced, reported"
+    order = "contradicted, falls short, stale, not run, open, exceeded, reproduced, reported"
     order = order.split(", ")
     assert set(order) == {*verdicts.VERDICTS, verdicts.REPORTED} == set(tables.SIGNS)
     for k in range(len(order)):
@@ -64,8 +64,8 @@ def test_the_worst_of_several():
     [
         ([], "no verdict"),
         (["reported"], "no verdict; 1 reported without a verdict"),
-        (["exceeds"], "1 exceeds"),
-        (["exceeds", "falls short", "falls short", "exceeds"], "2 exceed, 2 fall short"),
+        (["exceeded"], "1 exceeded"),
+        (["exceeded", "falls short", "falls short", "exceeded"], "2 exceeded, 2 fall short"),
         (["stale", "open", "reproduced", "not run"], "1 reproduced, 1 open, 1 not run, 1 stale"),
     ],
 )

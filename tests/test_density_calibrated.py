@@ -303,3 +303,54 @@ def test_patches_are_taken_at_the_same_places_of_both_networks(monkeypatch):
     assert given.own.shape == (1, 9, 9)
     full = F.unfold(x, 3).square().sum()
     assert torch.diagonal(given.own[0]).sum() < full
+
+
+def stack():
+    return seeded(lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
+
+
+def test_a_loader_leaves_the_random_generator_alone():
+    loader = DataLoader(TensorDataset(normal(40, 6)), 10, shuffle=True)
+    before = torch.get_rng_state()
+    quantize(stack(), samples=6, calibrate=loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.full((9, 6), float("nan")), "calibrate holds NaN"),
+        ([(normal(9, 6) / 0, normal(9))], "calibrate holds NaN"),
+        (normal(9, 6) * 1e30, "NaN or infinity on the inputs of calibrate"),
+        ([normal(9, 6), normal(1, 6)], "drop_last"),
+    ],
+)
+def test_inputs_that_would_make_nan_are_refused(inputs, message, sequential):
+    with pytest.raises(ValueError, match=message):
+        quantize(stack(), samples=6, calibrate=inputs, sequential=sequential)
+
+
+@pytest.mark.parametrize("options", [{}, {"bits": 2}, {"samples": 5, "sequential": True}])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(options, value):
+    model = stack()
+    model[2].weight.data[1, 2] = value
+    options = options or {"samples": 5}
+    with pytest.raises(ValueError, match="layer '2': weight holds NaN or infinity"):
+        quantize(model, calibrate=normal(9, 6), **options)
+
+
+@pytest.mark.parametrize(
+    ("samples", "error"), [(0, ValueError), (-3, ValueError), (2.5, TypeError)]
+)
+def test_sequential_samples_are_positive_integers(samples, error):
+    with pytest.raises(error, match="samples must be"):
+        quantize(stack(), samples=samples, calibrate=normal(9, 6), sequential=True)
+
+
+def test_what_is_made_in_inference_mode_can_be_trained():
+    with torch.inference_mode():
+        small, _ = quantize(stack(), samples=6, calibrate=normal(9, 6))
+    small(normal(9, 6)).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())

@@ -185,3 +185,51 @@ def test_packed_codes_come_back(bits):
     packed = coding.pack(codes, bits)
     assert len(packed) == math.ceil(1001 * bits / 8)
     assert np.array_equal(coding.unpack(packed, bits, 1001), codes)
+
+
+def pair(tied):
+    table, head = nn.Embedding(30, 8), nn.Linear(8, 30, bias=False)
+    if tied:
+        head.weight = table.weight
+    return nn.Sequential(table, nn.ReLU(), head)
+
+
+def test_a_flipped_bit_is_never_a_weight(tmp_path):
+    small, _ = quantize(nn.Linear(40, 30), samples=40)
+    save_quantized(small, tmp_path / "small.pt")
+    whole = (tmp_path / "small.pt").read_bytes()
+    for place in range(100, len(whole), 97):
+        damaged = bytearray(whole)
+        damaged[place] ^= 16
+        (tmp_path / "damaged.pt").write_bytes(damaged)
+        try:
+            again = load_quantized(tmp_path / "damaged.pt", nn.Linear(40, 30))
+        except StoredError:
+            continue
+        torch.testing.assert_close(again.weight, small.weight)  # it was a bit that nothing reads
+        torch.testing.assert_close(again.bias, small.bias)
+
+
+def test_a_tie_of_the_model_alone_is_refused(tmp_path):
+    small, _ = quantize(pair(tied=False), samples=8)
+    save_quantized(small, tmp_path / "small.pt")
+    with pytest.raises(StoredError, match="tied"):
+        load_quantized(tmp_path / "small.pt", pair(tied=True))
+
+
+@pytest.mark.parametrize("other", [nn.Conv2d(2, 30, (4, 5)), nn.ReLU()])
+def test_layers_of_another_kind_are_refused(tmp_path, other):
+    small, _ = quantize(nn.Linear(40, 30), samples=40)
+    save_quantized(small, tmp_path / "small.pt")
+    with pytest.raises(StoredError, match="the model"):
+        load_quantized(tmp_path / "small.pt", other)
+
+
+def test_a_state_of_other_things_than_tensors_is_refused(tmp_path):
+    class Other(nn.Linear):
+        def get_extra_state(self):
+            return {"a": 1}
+
+    small, _ = quantize(Other(40, 30), samples=40)
+    with pytest.raises(ValueError, match="no tensor"):
+        save_quantized(small, tmp_path / "small.pt")

@@ -391,3 +391,12 @@ def test_rounding_reports_its_codes():
     assert report.histogram == {-1: 1, 0: 1, 3: 2}
     assert (report.bits, report.layers[0].samples) == (4 * 1.5 + 32, None)
     assert "samples" not in str(report)
+
+
+def test_what_is_no_model_and_layers_that_choose_nothing_are_named():
+    with pytest.raises(TypeError, match=r"must be an nn\.Module, got OrderedDict"):
+        modelwise.select(nn.Linear(2, 2).state_dict())
+    with pytest.raises(ValueError, match="layers chooses none of the layers; there are: 0"):
+        modelwise.select(nn.Sequential(nn.Linear(2, 2)), [])
+    with pytest.raises(TypeError, match="layers must be names"):
+        modelwise.select(nn.Linear(2, 2), 3)

@@ -206,3 +206,12 @@ def test_parametrised_and_tied_layers_are_refused():
 
 def test_both_kinds_of_weights_are_known():
     assert WEIGHTS == ("counts", "original")
+
+
+@pytest.mark.parametrize("options", [{}, {"fold": True}, {"weights": "original"}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(value, options):
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    model[2].weight.data[0, 0] = value
+    with pytest.raises(ValueError, match="layer '2': weight holds NaN or infinity"):
+        compress(model, paths=9, **options)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -40,7 +41,7 @@ def batches(data: Batches, batch_size: int = 250) -> list[Call]:
     Raises
     ------
     TypeError, ValueError
-        For what is none of these, or has no inputs.
+        For what is none of these, has no inputs, or holds NaN or infinity.
 
     Examples
     --------
@@ -55,7 +56,8 @@ def batches(data: Batches, batch_size: int = 250) -> list[Call]:
         parts = [data] if len(data) else []
     else:
         try:
-            parts = list(data)
+            with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed of it
+                parts = list(data)
         except TypeError:
             raise TypeError(
                 "calibrate must be a tensor, a dict, a tuple or batches of them such as a "
@@ -63,7 +65,20 @@ def batches(data: Batches, batch_size: int = 250) -> list[Call]:
             ) from None
     if not parts:
         raise ValueError("calibrate has no inputs: give some hundred of what the model will see")
+    for part in parts:
+        _check_finite(part)
     return [_call(part) for part in parts]
+
+
+def _check_finite(batch: Any) -> None:
+    if isinstance(batch, Tensor):
+        if batch.is_floating_point() and not torch.isfinite(batch).all():
+            raise ValueError("calibrate holds NaN or infinity: means over it would, too")
+    elif isinstance(batch, Mapping):
+        _check_finite(tuple(batch.values()))
+    elif isinstance(batch, tuple | list):
+        for part in batch:
+            _check_finite(part)
 
 
 def _call(batch: Any) -> Call:
@@ -103,6 +118,11 @@ def reestimate_batch_norm(model: nn.Module, calls: Sequence[Call]) -> int:
     int
         The number of layers that were measured.
 
+    Raises
+    ------
+    ValueError
+        If a batch has one value only for a channel, or what is measured is not finite.
+
     Notes
     -----
     All of them at once, each with the statistics of the batch where it stands, as in training and
@@ -120,9 +140,22 @@ def reestimate_batch_norm(model: nn.Module, calls: Sequence[Call]) -> int:
         try:
             for call in calls:
                 call(model)
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):  # of PyTorch
+                raise ValueError(
+                    "calibrate has a batch of a single example, which has no variance for batch "
+                    "normalisation: give larger batches, DataLoader(..., drop_last=True)"
+                ) from error
+            raise
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
+    for layer in layers:
+        if not torch.isfinite(torch.stack([layer.running_mean, layer.running_var])).all():
+            raise ValueError(
+                "batch normalisation measures NaN or infinity on the inputs of calibrate: are they "
+                "scaled as those that the model was trained on?"
+            )
     return len(layers)
 
 
@@ -191,5 +224,10 @@ def correct_bias(
                 total = total + difference.sum(0)
                 number += len(difference)
         if number:
+            if not torch.isfinite(total).all():
+                raise ValueError(
+                    f"layer {layer.name!r} gives NaN or infinity on the inputs of calibrate: are "
+                    "they scaled as those that the model was trained on?"
+                )
             layer.bias.add_((total / number).to(layer.bias.dtype))
     return number > 0

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from mcnn import modelwise
 from mcnn.density import budget
 from mcnn.density.calibrate import batches, correct_bias, reestimate_batch_norm
-from mcnn.density.counts import dequantize
+from mcnn.density.counts import check_samples, dequantize
 from mcnn.density.sequential import products, sequential_counts
 from mcnn.modelwise import Batches, Layers, Report
 from mcnn.sampling import as_seed, fold_in
@@ -35,9 +35,13 @@ def quantize(
     """
     if sequential and calibrate is None:
         raise ValueError("sequential sampling follows inputs: give some with calibrate=...")
+    if samples is not None:
+        check_samples(samples)
     seed = as_seed(seed)
     full, originals = modelwise.copied(model, layers)
     model, selected = modelwise.copied(model, layers)
+    for layer in selected:
+        layer.check_samplable()
     calls = None if calibrate is None else batches(calibrate)
     count = budget.counting(method, order, seed)
     if bits is not None:

@@ -163,6 +163,14 @@ def dequantize(counts: Tensor, weight: Tensor, normalize: str = "row") -> Tensor
     return (c * (norm / total)).view(weight.shape).to(weight.dtype)
 
 
+def check_samples(samples: int) -> None:
+    """Refuse a number of samples that is no positive integer."""
+    if isinstance(samples, bool) or not isinstance(samples, int):
+        raise TypeError(f"samples must be an int, got {type(samples).__name__}")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+
+
 def _check(weight: Tensor, samples: int, method: str, normalize: str, order: str) -> None:
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         kind = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
@@ -170,10 +178,7 @@ def _check(weight: Tensor, samples: int, method: str, normalize: str, order: str
     if weight.dim() < 2 or weight.numel() == 0:
         shape = tuple(weight.shape)
         raise ValueError(f"weight must be [rows, inputs...] with at least one each, got {shape}")
-    if isinstance(samples, bool) or not isinstance(samples, int):
-        raise TypeError(f"samples must be an int, got {type(samples).__name__}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_samples(samples)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if normalize not in ("row", "tensor"):

@@ -15,6 +15,7 @@ from mcnn.sampling import as_seed
 BIASES = ("exact", "sampled", "none")
 
 
+@torch.inference_mode(False)  # else the copy could never be trained
 def quantize(
     model: nn.Module,
     samples: int | None = None,
@@ -119,6 +120,7 @@ def quantize(
     model, selected = modelwise.copied(model, layers)
     reports = []
     for layer in selected:
+        layer.check_samplable()
         rows, own_bias = layer.rows, layer.bias  # [rows, inputs], [rows]
         biases = _biases(model, layer)
         if bias == "sampled" and len(biases) > 1:

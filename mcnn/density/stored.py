@@ -11,6 +11,7 @@ sequential sampling or rounding.
 
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def save_quantized(model: nn.Module, path: str | Path, coded: str = "entropy") -
     Raises
     ------
     ValueError
-        If no layer is quantised, or for an unknown coding.
+        If no layer is quantised, the state of the model holds what is no tensor, or for an unknown
+        coding.
 
     Examples
     --------
@@ -120,6 +122,7 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
         If the file is damaged or no such file, or the model is another one; it is then unchanged.
     """
     try:
+        _check_sums(path)
         content = torch.load(path, weights_only=True, map_location="cpu")
         heads, sizes, coded = content["layers"], content["sizes"], content["coded"]
         if content["format"] != _FORMAT or coded not in CODINGS:
@@ -144,6 +147,14 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
         layer.write((numbers.double() * scale[:, None].double()).to(layer.rows))
     model.load_state_dict(rest, strict=False)
     return model
+
+
+def _check_sums(path: str | Path) -> None:
+    """Compare the checksums that PyTorch writes, and does not read: one flipped bit is a weight."""
+    with zipfile.ZipFile(path) as file:
+        damaged = file.testzip()
+    if damaged is not None:
+        raise ValueError(f"damaged: {damaged} has not the checksum that it was written with")
 
 
 def integers(rows: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -192,7 +203,15 @@ def integers(rows: Tensor) -> tuple[Tensor, Tensor] | None:
 def _head(layer: Layer, codes: Tensor) -> dict[str, Any]:
     low, high = int(codes.min()), int(codes.max())
     rows, inputs = codes.shape
-    return {"name": layer.name, "rows": rows, "inputs": inputs, "low": low, "high": high}
+    shape = list(layer.weight.shape)
+    return {
+        "name": layer.name,
+        "shape": shape,
+        "rows": rows,
+        "inputs": inputs,
+        "low": low,
+        "high": high,
+    }
 
 
 def _stream(codes: np.ndarray, coded: str) -> tuple[np.ndarray, np.ndarray]:
@@ -220,10 +239,19 @@ def _rest(model: nn.Module, layers: list[Layer]) -> dict[str, Tensor]:
     known = set(names)
     rest: dict[str, Tensor] = {}
     for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is no tensor, and the file takes tensors only")
         if id(value) not in known:
             known.add(id(value))
             rest[name] = value.detach().cpu().clone()
     return rest
+
+
+def _layers(model: nn.Module) -> list[Layer]:
+    try:
+        return modelwise.select(model)
+    except ValueError as error:
+        raise StoredError(f"the model cannot take what is in the file: {error}") from error
 
 
 def _weights(model: nn.Module, names: list[str]) -> set[int]:
@@ -231,18 +259,30 @@ def _weights(model: nn.Module, names: list[str]) -> set[int]:
 
 
 def _check(path: str | Path, model: nn.Module, heads: list[dict], rest: dict[str, Tensor]) -> None:
-    known = {layer.name: tuple(layer.rows.shape) for layer in modelwise.select(model)}
+    known, shapes = {}, {}
+    for layer in _layers(model):
+        known[layer.name] = tuple(layer.rows.shape)
+        shapes[layer.name] = tuple(layer.weight.shape)
     stored = {head["name"]: (head["rows"], head["inputs"]) for head in heads}
     for name, shape in stored.items():
         if known.get(name) != shape:
             has = known.get(name, "no such layer")
             raise StoredError(f"{path}: layer {name!r} has rows {shape}, the model has {has}")
+    for head in heads:
+        shape, has = tuple(head.get("shape", ())), shapes[head["name"]]
+        if shape not in ((), has):  # older files do not have it
+            raise StoredError(f"{path}: layer {head['name']!r} is {shape}, the model has {has}")
     state = model.state_dict(keep_vars=True)
     for name, value in rest.items():
         if name not in state or state[name].shape != value.shape:
             has = tuple(state[name].shape) if name in state else "nothing of that name"
             raise StoredError(f"{path}: {name} is {tuple(value.shape)}, the model has {has}")
-    given = _weights(model, list(stored)) | {id(state[name]) for name in rest}
+    weights = _weights(model, list(stored))
+    given = weights | {id(state[name]) for name in rest}
+    if len(given) < len(stored) + len(rest):  # the file has each tensor once
+        ids = [id(state[name]) for name in rest]
+        both = next(n for n, i in zip(rest, ids, strict=True) if i in weights or ids.count(i) > 1)
+        raise StoredError(f"{path}: {both} is tied to another tensor in the model, not in the file")
     lacking = [name for name, value in state.items() if id(value) not in given]
     if lacking:
         raise StoredError(f"{path} has nothing for {lacking[0]} of the model")

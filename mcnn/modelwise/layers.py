@@ -78,6 +78,24 @@ class Layer:
         """Replace the values of the weight by rows [outputs, inputs]; the ``Parameter`` stays."""
         kinds.set_rows(self.module, self.weight, rows)
 
+    def check_samplable(self) -> None:
+        """Refuse a weight without a density.
+
+        Raises
+        ------
+        ValueError
+            If it has no values, or holds NaN or infinity.
+        """
+        if self.weight.is_meta:
+            raise ValueError(f"layer {self.name!r} is on the meta device: load its weights first")
+        if self.weight.numel() == 0:
+            shape = tuple(self.weight.shape)
+            raise ValueError(f"layer {self.name!r}: weight is empty, {shape}: leave it out")
+        if not torch.isfinite(self.weight).all():
+            raise ValueError(
+                f"layer {self.name!r}: weight holds NaN or infinity: a density needs finite weights"
+            )
+
     def places(self, model: nn.Module) -> "list[Layer]":
         """Return the layer as it is at each place of the model that uses its weight, each once.
 
@@ -146,6 +164,8 @@ def select(model: nn.Module, layers: Layers = None) -> list[Layer]:
 
     Raises
     ------
+    TypeError
+        If ``model`` is no module, or ``layers`` neither names nor a function.
     ValueError
         If a pattern matches no layer, no layer is left, or the weight of one is not its own to
         write to, see :func:`check_writable`.
@@ -160,8 +180,16 @@ def select(model: nn.Module, layers: Layers = None) -> list[Layer]:
     >>> [layer.name for layer in select(nn.MultiheadAttention(8, 2))]
     ['in_proj_weight', 'out_proj']
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    if not (layers is None or callable(layers) or isinstance(layers, Iterable)):
+        kind = type(layers).__name__
+        raise TypeError(f"layers must be names, patterns or a function, got {kind}")
     known = list(kinds.named_slots(model))
     chosen = _chosen(known, layers)
+    if known and not chosen and layers is not None:
+        names = ", ".join(dict.fromkeys(x[0] for x in known))
+        raise ValueError(f"layers chooses none of the layers; there are: {names}")
     if not chosen:
         raise ValueError(
             "the model has no linear or convolutional layer to sample, nor a recurrent one, "

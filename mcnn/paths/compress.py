@@ -111,8 +111,8 @@ def compress(
         If the model is no stack, holds a module that a walk cannot pass, or ``paths`` is no int.
     ValueError
         For less than one path, an unknown method or kind of weights, a layer with groups, shared
-        weights, or weights that something else computes, or one whose inputs are not the outputs of
-        the layer before it.
+        weights, weights that are not finite or that something else computes, or a layer whose
+        inputs are not the outputs of the layer before it.
 
     Notes
     -----
@@ -176,6 +176,7 @@ def _copied(model: nn.Module) -> tuple[nn.Module, list[Layer]]:
                 f"layers {layer.name!r} and {layer.shared[0]!r} share their weights, which walks "
                 "would count apart"
             )
+        layer.check_samplable()
         if getattr(layer.module, "groups", 1) != 1:
             raise ValueError(f"layer {layer.name!r}: groups are not supported")
         rows, inputs = layer.rows.shape

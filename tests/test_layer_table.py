@@ -82,6 +82,18 @@ def test_types(make, shape, dtype):
     assert x.grad.dtype == dtype
 
 
+@every_path_layer
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_gives_outputs_its_type(make, shape, dtype):
+    layer, x = make(), inputs(3, *shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x.to(dtype))
+    assert y.dtype == (torch.bfloat16 if "Residual" not in repr(layer)[:12] else dtype)
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.1, atol=0.1)
+    y.float().sum().backward()
+    assert {p.grad.dtype for p in layer.parameters()} == {torch.float32}
+
+
 @every_layer
 def test_copies_go_on_alike(make, shape):
     layer = make()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mcnn.errors import unknown
 from mcnn.paths.base import PathLayer
 from mcnn.sparse.autograd import product
+from mcnn.sparse.structure import as_autocast
 
 KERNELS = ("auto", "gather", "dense")
 # On a CPU, a convolution with zeros in it is faster from this share of all edges on; the copies of
@@ -144,6 +145,7 @@ class PathConv2d(PathLayer):
         y = y.view(self.out_units, b, h, w).transpose(0, 1)
         if self.bias is not None:
             y = y + self.bias.view(-1, 1, 1)
+        y = as_autocast(y)
         rows = x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last)
         return y.contiguous(memory_format=torch.contiguous_format if rows else torch.channels_last)
 

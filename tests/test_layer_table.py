@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from mcnn.density.integers import IntegerLayer, sampled
 from mcnn.linear import SampledLinear
 from mcnn.partition import DropoutPartition, HashedPartition
 from mcnn.paths import PathCNN, PathConv2d, PathLinear, PathMLP, PathResidual
+from mcnn.randomness import DropConnect, Dropout
 from mcnn.relu import MaxPool2d
 from mcnn.residual import ResidualODE
 
@@ -52,6 +54,24 @@ every_path_layer = pytest.mark.parametrize(("make", "shape"), PATHS.values(), id
 
 def inputs(*shape, **options):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(**options)
+
+
+# Those in place of a layer of PyTorch's, whose input has a name, besides those above.
+NETWORKS = ("PathMLP", "PathResidual", "PathCNN", "ResidualODE", "ResidualODE, dopri5")
+DROP_INS = {k: v for k, v in LAYERS.items() if k not in NETWORKS} | {
+    "Dropout": (lambda: Dropout(16), (16,)),
+    "DropConnect": (lambda: DropConnect(16, 8), (16,)),
+    "integers": (
+        lambda: IntegerLayer(nn.Linear(16, 8), torch.ones(8, 16), torch.ones(8), sampled(2), 0),
+        (16,),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "shape"), DROP_INS.values(), ids=DROP_INS)
+def test_inputs_have_the_name_that_they_have_in_torch(make, shape):
+    layer, x = make().eval(), inputs(3, *shape)
+    assert torch.equal(layer(input=x), layer(x))
 
 
 @every_layer

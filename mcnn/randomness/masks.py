@@ -69,14 +69,16 @@ class Dropout(nn.Module):
         self.units, self.p = units, _probability(p)
         self.coins = _Coins(source, units, seed)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mask x [..., units] in training, and return it as it is otherwise."""
-        if x.shape[-1] != self.units:
-            raise ValueError(f"x must end in {self.units} units, got shape {tuple(x.shape)}")
+    def forward(self, input: Tensor) -> Tensor:
+        """Mask the input [..., units] in training, and return it as it is otherwise."""
+        if input.shape[-1] != self.units:
+            raise ValueError(
+                f"the input must end in {self.units} units, got shape {tuple(input.shape)}"
+            )
         if not self.training or self.p == 0:
-            return x
-        xi = self.coins(x.numel() // self.units)  # [examples, units]
-        return x * _scaled(xi >= self.p, self.p, x).view(x.shape)
+            return input
+        xi = self.coins(input.numel() // self.units)  # [examples, units]
+        return input * _scaled(xi >= self.p, self.p, input).view(input.shape)
 
     def extra_repr(self) -> str:
         """Name the parameters in the module's representation."""
@@ -118,13 +120,13 @@ class DropConnect(nn.Linear):
         self.p = _probability(p)
         self.coins = _Coins(source, out_features, seed)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map [..., in_features] to [..., out_features]."""
         weight = self.weight
         if self.training and self.p > 0:
             xi = self.coins(self.in_features)  # [in, out]
             weight = weight * _scaled((xi >= self.p).T, self.p, weight)
-        return F.linear(x, weight, self.bias)
+        return F.linear(input, weight, self.bias)
 
     def extra_repr(self) -> str:
         """Name the parameters in the module's representation."""

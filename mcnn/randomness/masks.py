@@ -19,7 +19,9 @@ or never.
 So the points of a step are dealt out in a random order.
 
 Both layers are stateful: a training step draws the next numbers of the stream.
-The place in it is not part of a ``state_dict``; a layer that resumes there is
+Activation checkpointing (``torch.utils.checkpoint``) repeats the step that it runs again, which is
+none of its own.
+The place in the stream is not part of a ``state_dict``; a layer that resumes there is
 :class:`mcnn.partition.DropoutPartition`.
 
 References
@@ -35,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.randomness.source import Stream, substream
+from mcnn.recomputation import repeated
 from mcnn.sampling import hash_bits
 
 
@@ -77,7 +80,7 @@ class Dropout(nn.Module):
             )
         if not self.training or self.p == 0:
             return input
-        xi = self.coins(input.numel() // self.units)  # [examples, units]
+        xi = self.coins(input.numel() // self.units, self)  # [examples, units]
         return input * _scaled(xi >= self.p, self.p, input).view(input.shape)
 
     def extra_repr(self) -> str:
@@ -124,7 +127,7 @@ class DropConnect(nn.Linear):
         """Map [..., in_features] to [..., out_features]."""
         weight = self.weight
         if self.training and self.p > 0:
-            xi = self.coins(self.in_features)  # [in, out]
+            xi = self.coins(self.in_features, self)  # [in, out]
             weight = weight * _scaled((xi >= self.p).T, self.p, weight)
         return F.linear(input, weight, self.bias)
 
@@ -140,8 +143,28 @@ class _Coins:
         self.stream = Stream(source, d, seed)
         self.seed, self.dealt = substream(seed, 1), 0
 
-    def __call__(self, n: int) -> Tensor:
-        """Return the next n points, float64 [n, d]."""
+    def __call__(self, n: int, layer: nn.Module) -> Tensor:
+        """Return the next n points for a layer, float64 [n, d], or those of the call it repeats."""
+        if torch.compiler.is_compiling():
+            return self._draw(n)
+        now = self._state()
+        before = repeated(layer, now)
+        if before is None:
+            return self._draw(n)
+        try:
+            self._resume(before)
+            return self._draw(n)
+        finally:
+            self._resume(now)
+
+    def _state(self) -> Tensor:
+        return torch.cat([torch.tensor([self.dealt], device="cpu"), self.stream.state()])
+
+    def _resume(self, state: Tensor) -> None:
+        self.dealt = int(state[0])
+        self.stream.resume(state[1:])
+
+    def _draw(self, n: int) -> Tensor:
         index = torch.arange(self.dealt, self.dealt + n)
         self.dealt += n
         return self.stream.draw(n)[hash_bits(self.seed, index).argsort()]

@@ -2,15 +2,20 @@
 
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mcnn.density.integers import IntegerLayer, sampled
+from mcnn.integral import CosineBias, Fourier, IntegralLayer, RecurrentLayer
+from mcnn.integral.ridge import CosineProduct
 from mcnn.linear import SampledLinear
 from mcnn.partition import DropoutPartition, HashedPartition
 from mcnn.paths import PathCNN, PathConv2d, PathLinear, PathMLP, PathResidual
+from mcnn.randomness import DropConnect, Dropout, FourierFeatures
 from mcnn.relu import MaxPool2d
 from mcnn.residual import ResidualODE
 
@@ -39,9 +44,9 @@ LAYERS = {
     "DropoutPartition": (lambda **o: DropoutPartition(p=1 / 3, seed=1).to(**o), (16,)),
     "HashedPartition": (lambda **o: HashedPartition(p=1 / 3, seed=1).to(**o), (16,)),
     "MaxPool2d": (lambda **o: MaxPool2d(2).to(**o), (4, 6, 6)),
-    "ResidualODE": (lambda **o: ResidualODE(16, 8, 2, seed=1).to(**o), (16,)),
+    "ResidualODE": (lambda **o: ResidualODE(16, 8, 2, seed=1, **o), (16,)),
     "ResidualODE, dopri5": (
-        lambda **o: ResidualODE(16, 8, 2, "dopri5", seed=1).to(**o),
+        lambda **o: ResidualODE(16, 8, 2, "dopri5", seed=1, **o),
         (16,),
     ),
 }
@@ -52,6 +57,24 @@ every_path_layer = pytest.mark.parametrize(("make", "shape"), PATHS.values(), id
 
 def inputs(*shape, **options):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(**options)
+
+
+# Those in place of a layer of PyTorch's, whose input has a name, besides those above.
+NETWORKS = ("PathMLP", "PathResidual", "PathCNN", "ResidualODE", "ResidualODE, dopri5")
+DROP_INS = {k: v for k, v in LAYERS.items() if k not in NETWORKS} | {
+    "Dropout": (lambda: Dropout(16), (16,)),
+    "DropConnect": (lambda: DropConnect(16, 8), (16,)),
+    "integers": (
+        lambda: IntegerLayer(nn.Linear(16, 8), torch.ones(8, 16), torch.ones(8), sampled(2), 0),
+        (16,),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "shape"), DROP_INS.values(), ids=DROP_INS)
+def test_inputs_have_the_name_that_they_have_in_torch(make, shape):
+    layer, x = make().eval(), inputs(3, *shape)
+    assert torch.equal(layer(input=x), layer(x))
 
 
 @every_layer
@@ -80,6 +103,18 @@ def test_types(make, shape, dtype):
     assert y.dtype == dtype
     y.sum().backward()
     assert x.grad.dtype == dtype
+
+
+@every_path_layer
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_gives_outputs_its_type(make, shape, dtype):
+    layer, x = make(), inputs(3, *shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x.to(dtype))
+    assert y.dtype == (torch.bfloat16 if "Residual" not in repr(layer)[:12] else dtype)
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.1, atol=0.1)
+    y.float().sum().backward()
+    assert {p.grad.dtype for p in layer.parameters()} == {torch.float32}
 
 
 @every_layer
@@ -207,3 +242,58 @@ def test_options_reach_every_layer_of_a_network():
     assert layers[-1].bias is None
     kept = PathCNN([3, 8], 4, 64, seed=1, duplicates="keep")
     assert kept[-1].n_weights == 64
+
+
+def kernel():
+    return Fourier(1, 1, 4, torch.Generator().manual_seed(0))
+
+
+# Layers of functions: makes one, and calls it with a tensor of ones
+FUNCTIONS = {
+    "IntegralLayer": (
+        lambda **o: IntegralLayer(kernel().to(**o), n=8, seed=1, **o),
+        lambda layer, ones: layer(ones(2, 8), ones(3, 1)),
+    ),
+    "IntegralLayer, formula": (
+        lambda **o: IntegralLayer(CosineProduct(1), n=8, seed=1, **o),
+        lambda layer, ones: layer(ones(2, 8), ones(3, 1)),
+    ),
+    "RecurrentLayer": (
+        lambda **o: RecurrentLayer(kernel().to(**o), n=8, seed=1, steps=2, **o),
+        lambda layer, ones: layer(ones(2, 8)),
+    ),
+    "FourierFeatures": (
+        lambda **o: FourierFeatures(3, 4, seed=1, **o),
+        lambda layer, ones: layer(ones(2, 3)),
+    ),
+    "ResidualODE": (
+        lambda **o: ResidualODE(3, 4, 2, seed=1, **o),
+        lambda layer, ones: layer(ones(2, 3)),
+    ),
+}
+every_function = pytest.mark.parametrize(("make", "call"), FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+@every_function
+def test_types_and_devices_are_those_asked_for_or_the_default(make, call):
+    for dtype in (torch.float64, torch.bfloat16):
+        assert call(make(dtype=dtype), partial(torch.ones, dtype=dtype)).dtype == dtype
+    layer = make(device="meta")
+    assert all(t.is_meta for t in [*layer.parameters(), *layer.buffers()])
+    want = call(make(), torch.ones)
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = call(make(), torch.ones)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (want.dtype, got.dtype) == (torch.float32, torch.float64)
+
+
+def test_nodes_belong_to_the_parameters():
+    double = kernel().double()
+    for layer in (IntegralLayer, RecurrentLayer):
+        assert layer(double, n=8).x.dtype == torch.float64
+        with pytest.raises(ValueError, match=r"float64 on cpu, its nodes torch.float32"):
+            layer(double, n=8, dtype=torch.float32)
+    with pytest.raises(ValueError, match="convert the kernel and the bias first"):
+        IntegralLayer(kernel(), n=8, bias=CosineBias(1, 2).double())

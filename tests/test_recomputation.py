@@ -11,12 +11,18 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from mcnn.errors import UsageError
 from mcnn.partition import DropoutPartition
 from mcnn.partition.hashed import HashedPartition
+from mcnn.randomness import SOURCES, DropConnect, Dropout
 
 LAYERS = {
     "one": lambda seed: DropoutPartition(3, seed=seed),
     "keep one": lambda seed: DropoutPartition(2, "keep-one", "epoch", seed=seed),
     "each": lambda seed: DropoutPartition(4, per_sample=True, balanced=True, seed=seed),
     "hashed": lambda seed: HashedPartition(3, seed=seed),
+    **{
+        f"coins, {source}": lambda seed, source=source: Dropout(8, 0.5, source, seed)
+        for source in SOURCES
+    },
+    "weights": lambda seed: DropConnect(8, 8, source="sobol", seed=seed),
 }
 MODES = {
     "reentrant": partial(checkpoint, use_reentrant=True),
@@ -48,7 +54,8 @@ def inputs(number):
 
 
 def states(net):
-    return [m.get_extra_state().tolist() for m in net if hasattr(m, "_state")]
+    kept = [m.get_extra_state().tolist() for m in net if hasattr(m, "_state")]
+    return kept + [m.coins._state().tolist() for m in net if hasattr(m, "coins")]
 
 
 @every_mode

@@ -1,4 +1,5 @@
 import copy
+import time
 
 import pytest
 import torch
@@ -181,6 +182,42 @@ def test_gradient_is_that_of_torch_also_at_ties(window, seed):
         (out * weights).sum().backward()
         gradients.append(x.grad)
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"kernel_size": (41, 3), "stride": 2},
+        {"kernel_size": (3, 60), "stride": (1, 7), "padding": (1, 30), "ceil_mode": True},
+        {"kernel_size": 33, "padding": 16, "dilation": 2},
+        {"kernel_size": (70, 64)},
+    ],
+)
+@pytest.mark.parametrize("shape", [(2, 3, 70, 64), (3, 70, 64)])
+def test_large_windows_go_through_the_same_tree(window, shape, monkeypatch):
+    x = image(shape, 3, ends=True)
+    got = relu.max_pool2d(x, **window)
+    assert same(got, F.max_pool2d(x, **window))
+    x = x.nan_to_num(0, 9, -9)
+    for form in relu.FORMS:
+        gradients = []
+        for long in (32, 100):
+            monkeypatch.setattr(relu.pool, "LONG", long)
+            leaf = x.clone().requires_grad_()
+            y = relu.max_pool2d(leaf, **window, form=form)
+            y.sum().backward()
+            gradients += [y, leaf.grad]
+        assert torch.equal(gradients[0], gradients[2])
+        torch.testing.assert_close(gradients[1], gradients[3])
+
+
+@pytest.mark.parametrize("kernel_size", [2, 10**5, 10**6])
+def test_long_axes_take_no_loop(kernel_size):
+    x = torch.randn(1, 1, 1, 10**6, generator=torch.Generator().manual_seed(0))
+    start = time.process_time()
+    y = relu.max_pool2d(x, (1, kernel_size))
+    assert time.process_time() - start < 1  # with one it takes 4 seconds and more
+    assert torch.equal(y, F.max_pool2d(x, (1, kernel_size)))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -108,10 +108,10 @@ class IntegerLayer(nn.Module):
             self.convolution = {name: getattr(layer, name) for name in names}
         self._heaviest = int(codes.long().abs().flatten(1).sum(1).max())  # sum of a row
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Do what the layer does, with integers."""
-        codes, scale = self.coded(x)
-        sums = self.sums(codes).to(x.dtype)
+        codes, scale = self.coded(input)
+        sums = self.sums(codes).to(input.dtype)
         if self.convolution is None:
             out = sums * (scale[..., None] * self.scale)
             return out if self.bias is None else out + self.bias

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.integral.kernels import Kernel, cosines
-from mcnn.integral.nodes import nodes
+from mcnn.integral.nodes import nodes, place
 from mcnn.sampling import fold_in
 from mcnn.seeds import layer_seed
 
@@ -43,13 +43,14 @@ class IntegralLayer(nn.Module):
         Of the nodes; by default from PyTorch's generator, so that layers made alike differ.
     bias
         Adds b(y) after the integral; any module from [m, outputs] to [m].
-    dtype
-        Of the nodes.
+    dtype, device
+        Of the nodes; by default those of the parameters of the kernel and the bias, else PyTorch's.
 
     Raises
     ------
     ValueError
-        For nodes that do not exist, or inputs whose shape does not fit the nodes.
+        For nodes that do not exist or are not where the parameters are, or inputs whose shape does
+        not fit the nodes.
 
     Notes
     -----
@@ -75,20 +76,23 @@ class IntegralLayer(nn.Module):
         n: int = 256,
         seed: int | torch.Generator | None = None,
         bias: nn.Module | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         self.kernel = kernel
         self.bias = bias
-        self.register_buffer("x", torch.empty(0, kernel.inputs, dtype=dtype), persistent=False)
-        self.register_buffer("weights", torch.empty(0, dtype=dtype), persistent=False)
+        device, dtype = place(kernel, bias, device=device, dtype=dtype)
+        x = torch.empty(0, kernel.inputs, device=device, dtype=dtype)
+        self.register_buffer("x", x, persistent=False)
+        self.register_buffer("weights", x.new_empty(0), persistent=False)
         self.draw(n, points, seed)
 
     def draw(self, n: int, points: str, seed: int | torch.Generator | None = None) -> None:
         """Replace the nodes, on the same device and in the same precision."""
-        self.x, self.weights = nodes(
-            n, self.kernel.inputs, points, layer_seed(seed), self.x.device, self.x.dtype
-        )
+        where = (self.x.device, self.x.dtype)
+        with torch.device("cpu"):
+            self.x, self.weights = nodes(n, self.kernel.inputs, points, layer_seed(seed), *where)
 
     def forward(self, a: Tensor, y: Tensor) -> Tensor:
         """Return the layer's output at y.

@@ -18,7 +18,7 @@ References
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcnn.errors import unknown
 from mcnn.sampling import METHODS, as_seed, points, uniforms
@@ -26,6 +26,40 @@ from mcnn.sampling import METHODS, as_seed, points, uniforms
 RULES = (*METHODS, "lattice-equal", "gauss")
 
 _EQUAL = (1, 364981, 245389, 97823, 488939, 62609, 400749, 385317, 21281, 223487)
+
+
+def place(
+    *functions: nn.Module | None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[torch.device, torch.dtype]:
+    """Return where the nodes of a layer belong: to the parameters of its functions.
+
+    Parameters
+    ----------
+    functions
+        Such as a kernel; without parameters, they take PyTorch's defaults.
+    device, dtype
+        What is asked for instead.
+
+    Raises
+    ------
+    ValueError
+        If that is another than the parameters have.
+    """
+    own = [p for f in functions if f is not None for p in f.parameters() if p.is_floating_point()]
+    wanted = torch.get_default_device() if device is None else torch.device(device)
+    if own and device is None:
+        wanted = own[0].device
+    kind = dtype or (own[0].dtype if own else torch.get_default_dtype())
+    for p in own:
+        if p.dtype != kind or p.device.type != wanted.type:
+            raise ValueError(
+                f"the parameters of the layer's functions are {p.dtype} on {p.device.type}, its "
+                f"nodes {kind} on {wanted.type}: convert the kernel and the bias first, or make "
+                "the layer as they are and convert it with .to()"
+            )
+    return wanted, kind
 
 
 def nodes(

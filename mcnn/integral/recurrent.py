@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.integral.kernels import Kernel
-from mcnn.integral.nodes import nodes
+from mcnn.integral.nodes import nodes, place
 from mcnn.seeds import layer_seed
 
 
@@ -36,8 +36,8 @@ class RecurrentLayer(nn.Module):
         Nodes, see :func:`mcnn.integral.nodes`; the seed is by default from PyTorch's generator.
     steps
         How often the layer listens to itself.
-    dtype
-        Of the nodes.
+    dtype, device
+        Of the nodes; by default those of the parameters of the kernel, else PyTorch's.
 
     Examples
     --------
@@ -60,14 +60,17 @@ class RecurrentLayer(nn.Module):
         n: int = 256,
         seed: int | torch.Generator | None = None,
         steps: int = 32,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         if steps < 0:
             raise ValueError(f"steps must not be negative, got {steps}")
         self.kernel = kernel
         self.steps = steps
-        x, weights = nodes(n, kernel.inputs, points, layer_seed(seed), dtype=dtype)
+        device, dtype = place(kernel, device=device, dtype=dtype)
+        with torch.device("cpu"):
+            x, weights = nodes(n, kernel.inputs, points, layer_seed(seed), device, dtype)
         self.register_buffer("x", x, persistent=False)
         self.register_buffer("weights", weights, persistent=False)
 

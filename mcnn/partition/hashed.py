@@ -162,15 +162,15 @@ class HashedPartition(nn.Module):
         """Steps taken."""
         return int(self._state[0])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x [b, ...] without the elements whose turn it is, the others scaled."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the input [b, ...] without the elements whose turn it is, the others scaled."""
         if not self.training:
-            return x
-        _check_input(x)
+            return input
+        _check_input(input)
         before = repeated(self, self._state)
         if before is None:
-            return _dropped(x, self._state, self.parts)
-        return _dropped(x, before, self.parts, again=True)
+            return _dropped(input, self._state, self.parts)
+        return _dropped(input, before, self.parts, again=True)
 
     def get_extra_state(self) -> Tensor:
         """Return what ``state_dict`` saves: int64 [2], the step and the seed."""

@@ -146,23 +146,27 @@ class DropoutPartition(nn.Module):
         """Announce an epoch: with ``redraw="epoch"``, the next cycle to begin has new parts."""
         self._state[_EPOCH] = 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x [b, ...] without the units whose turn it is, the others scaled."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the input [b, ...] without the units whose turn it is, the others scaled."""
         if not self.training:
-            return x
-        if not (x.is_floating_point() or x.is_complex()):
-            raise TypeError(f"the input must be floating point, got {x.dtype}; call .float() on it")
-        shape = x.shape[1:2] if self.channels else x.shape[1:]
-        if x.ndim < 2 or shape.numel() == 0:
+            return input
+        if not (input.is_floating_point() or input.is_complex()):
+            raise TypeError(
+                f"the input must be floating point, got {input.dtype}; call .float() on it"
+            )
+        shape = input.shape[1:2] if self.channels else input.shape[1:]
+        if input.ndim < 2 or shape.numel() == 0:
             kind = "channels, ..." if self.channels else "units, ..."
-            raise ValueError(f"the input must be [batch, {kind}], not empty; got {list(x.shape)}")
+            raise ValueError(
+                f"the input must be [batch, {kind}], not empty; got {list(input.shape)}"
+            )
         labels, fresh, before = self._labels, False, repeated(self, self._state)
         state = self._state if before is None else before
-        fit = labels is not None and labels.shape == shape and labels.device == x.device
+        fit = labels is not None and labels.shape == shape and labels.device == input.device
         if fit and not torch.compiler.is_compiling():  # labels of inference cannot change after it
             fit = before is None and not labels.is_inference()
         if not fit:
-            labels, fresh = torch.empty(shape, dtype=torch.uint8, device=x.device), True
+            labels, fresh = torch.empty(shape, dtype=torch.uint8, device=input.device), True
         take = torch.ops.mcnn.take_turn if before is None else _take_turn
         wait = take(
             state,
@@ -176,15 +180,15 @@ class DropoutPartition(nn.Module):
         )
         if before is None:
             self._labels = labels
-        wait = wait.view(1, *shape, *[1] * (x.ndim - 1 - len(shape)))  # [1, ...]
+        wait = wait.view(1, *shape, *[1] * (input.ndim - 1 - len(shape)))  # [1, ...]
         turn: int | Tensor = 0
         if self.per_sample:  # the others are ahead of example 0, by up to a cycle
-            ahead = torch.arange(len(x), device=x.device) % self.parts  # [b]
-            turn = ahead.to(torch.uint8).view(-1, *[1] * (x.ndim - 1))
+            ahead = torch.arange(len(input), device=input.device) % self.parts  # [b]
+            turn = ahead.to(torch.uint8).view(-1, *[1] * (input.ndim - 1))
         # In place, which keeps the memory layout of the input.
         if self.drop == "one":
-            return (x * (self.parts / (self.parts - 1))).masked_fill_(wait == turn, 0)
-        return (x * self.parts).masked_fill_(wait != turn, 0)
+            return (input * (self.parts / (self.parts - 1))).masked_fill_(wait == turn, 0)
+        return (input * self.parts).masked_fill_(wait != turn, 0)
 
     def get_extra_state(self) -> Tensor:
         """Return what ``state_dict`` saves: int64 [6], the state, the parts and the seed."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mcnn.errors import unknown
 from mcnn.paths.base import PathLayer
 from mcnn.sparse.autograd import product
+from mcnn.sparse.structure import as_autocast
 
 KERNELS = ("auto", "gather", "dense")
 # On a CPU, a convolution with zeros in it is faster from this share of all edges on; the copies of
@@ -115,25 +116,25 @@ class PathConv2d(PathLayer):
         fan_in = len(self._inputs) / self.out_units
         return "dense" if fan_in + COPIES >= DENSE_FROM * self.in_units else "gather"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return the output [batch, out_channels, h', w'] of an input [batch, channels, h, w].
 
         As with ``nn.Conv2d``, both may be without a batch.
         """
-        if x.dim() == 3 and x.shape[0] == self.in_units:
-            return self(x.unsqueeze(0)).squeeze(0)
+        if input.dim() == 3 and input.shape[0] == self.in_units:
+            return self(input.unsqueeze(0)).squeeze(0)
         k = self.filter_size[0]
         smallest = k - 2 * self.padding
-        if x.dim() != 4 or x.shape[1] != self.in_units or min(x.shape[2:]) < smallest:
+        if input.dim() != 4 or input.shape[1] != self.in_units or min(input.shape[2:]) < smallest:
             raise ValueError(
                 f"the input must be [batch, {self.in_units}, h, w] with sides of at least "
-                f"{max(1, smallest)}, got {list(x.shape)}"
+                f"{max(1, smallest)}, got {list(input.shape)}"
             )
         if self.kernel == "dense":
-            return F.conv2d(x, self.dense_weight(), self.bias, self.stride, self.padding)
-        b, _, h, w = x.shape
+            return F.conv2d(input, self.dense_weight(), self.bias, self.stride, self.padding)
+        b, _, h, w = input.shape
         h, w = ((side + 2 * self.padding - k) // self.stride + 1 for side in (h, w))
-        padded = F.pad(x, [self.padding] * 4).transpose(0, 1)  # [in_channels, batch, ...]
+        padded = F.pad(input, [self.padding] * 4).transpose(0, 1)  # [in_channels, batch, ...]
         weights, edges = self.weights(), self.edges
         y: Tensor | float = 0.0
         for i, j in pairs(range(k), range(k)):
@@ -144,7 +145,8 @@ class PathConv2d(PathLayer):
         y = y.view(self.out_units, b, h, w).transpose(0, 1)
         if self.bias is not None:
             y = y + self.bias.view(-1, 1, 1)
-        rows = x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last)
+        y = as_autocast(y)
+        rows = input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last)
         return y.contiguous(memory_format=torch.contiguous_format if rows else torch.channels_last)
 
     def to_dense(self) -> nn.Conv2d:

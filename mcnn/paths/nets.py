@@ -11,6 +11,7 @@ from mcnn.paths.generators import METHODS, sample_paths
 from mcnn.paths.layers import PathLinear
 from mcnn.sampling import fold_in
 from mcnn.seeds import layer_seed
+from mcnn.sparse.structure import as_autocast
 
 
 class PathMLP(nn.Module):
@@ -112,7 +113,7 @@ class PathMLP(nn.Module):
         a = x.flatten(1).T.contiguous()  # [inputs, batch]
         for layer in self.layers[:-1]:
             a = layer.feature_major(a, relu=True)  # [units, batch]
-        return self.layers[-1].feature_major(a).T.contiguous()
+        return as_autocast(self.layers[-1].feature_major(a)).T.contiguous()
 
 
 def _fill_in_sequence(module: PathMLP, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

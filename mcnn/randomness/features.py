@@ -43,7 +43,7 @@ class FourierFeatures(nn.Module):
     seed
         Randomises the frequencies.
     device, dtype
-        Of the frequencies.
+        Of the frequencies; by default PyTorch's.
 
     Raises
     ------
@@ -66,13 +66,16 @@ class FourierFeatures(nn.Module):
         lengthscale: float = 1.0,
         source: str = "random",
         seed: int | torch.Generator = 0,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if not lengthscale > 0:
             raise ValueError(f"lengthscale must be positive, got {lengthscale}")
-        omega = normals(frequencies, inputs, source, seed) / lengthscale  # [n, d]
+        device = torch.get_default_device() if device is None else device
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        with torch.device("cpu"):
+            omega = normals(frequencies, inputs, source, seed) / lengthscale  # [n, d]
         self.register_buffer("frequencies", omega.to(device, dtype))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ or never.
 So the points of a step are dealt out in a random order.
 
 Both layers are stateful: a training step draws the next numbers of the stream.
-The place in it is not part of a ``state_dict``; a layer that resumes there is
+Activation checkpointing (``torch.utils.checkpoint``) repeats the step that it runs again, which is
+none of its own.
+The place in the stream is not part of a ``state_dict``; a layer that resumes there is
 :class:`mcnn.partition.DropoutPartition`.
 
 References
@@ -35,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.randomness.source import Stream, substream
+from mcnn.recomputation import repeated
 from mcnn.sampling import hash_bits
 
 
@@ -69,14 +72,16 @@ class Dropout(nn.Module):
         self.units, self.p = units, _probability(p)
         self.coins = _Coins(source, units, seed)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mask x [..., units] in training, and return it as it is otherwise."""
-        if x.shape[-1] != self.units:
-            raise ValueError(f"x must end in {self.units} units, got shape {tuple(x.shape)}")
+    def forward(self, input: Tensor) -> Tensor:
+        """Mask the input [..., units] in training, and return it as it is otherwise."""
+        if input.shape[-1] != self.units:
+            raise ValueError(
+                f"the input must end in {self.units} units, got shape {tuple(input.shape)}"
+            )
         if not self.training or self.p == 0:
-            return x
-        xi = self.coins(x.numel() // self.units)  # [examples, units]
-        return x * _scaled(xi >= self.p, self.p, x).view(x.shape)
+            return input
+        xi = self.coins(input.numel() // self.units, self)  # [examples, units]
+        return input * _scaled(xi >= self.p, self.p, input).view(input.shape)
 
     def extra_repr(self) -> str:
         """Name the parameters in the module's representation."""
@@ -118,13 +123,13 @@ class DropConnect(nn.Linear):
         self.p = _probability(p)
         self.coins = _Coins(source, out_features, seed)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map [..., in_features] to [..., out_features]."""
         weight = self.weight
         if self.training and self.p > 0:
-            xi = self.coins(self.in_features)  # [in, out]
+            xi = self.coins(self.in_features, self)  # [in, out]
             weight = weight * _scaled((xi >= self.p).T, self.p, weight)
-        return F.linear(x, weight, self.bias)
+        return F.linear(input, weight, self.bias)
 
     def extra_repr(self) -> str:
         """Name the parameters in the module's representation."""
@@ -138,8 +143,28 @@ class _Coins:
         self.stream = Stream(source, d, seed)
         self.seed, self.dealt = substream(seed, 1), 0
 
-    def __call__(self, n: int) -> Tensor:
-        """Return the next n points, float64 [n, d]."""
+    def __call__(self, n: int, layer: nn.Module) -> Tensor:
+        """Return the next n points for a layer, float64 [n, d], or those of the call it repeats."""
+        if torch.compiler.is_compiling():
+            return self._draw(n)
+        now = self._state()
+        before = repeated(layer, now)
+        if before is None:
+            return self._draw(n)
+        try:
+            self._resume(before)
+            return self._draw(n)
+        finally:
+            self._resume(now)
+
+    def _state(self) -> Tensor:
+        return torch.cat([torch.tensor([self.dealt], device="cpu"), self.stream.state()])
+
+    def _resume(self, state: Tensor) -> None:
+        self.dealt = int(state[0])
+        self.stream.resume(state[1:])
+
+    def _draw(self, n: int) -> Tensor:
         index = torch.arange(self.dealt, self.dealt + n)
         self.dealt += n
         return self.stream.draw(n)[hash_bits(self.seed, index).argsort()]

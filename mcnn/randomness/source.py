@@ -106,6 +106,21 @@ class Stream:
             return _unit(lfsr_bits(self.seed, start, n * self.d)).view(n, self.d)
         return uniforms(self.seed, torch.arange(start, start + n * self.d)).view(n, self.d)
 
+    def state(self) -> Tensor:
+        """Return the place in the stream, int64 [1], or [1 + d] of a Sobol' sequence."""
+        drawn = torch.tensor([self._drawn], device="cpu")
+        if self._engine is None:
+            return drawn
+        # SciPy could only count up to the place; with the last digits there is nothing to count.
+        return torch.cat([drawn, torch.from_numpy(self._engine._quasi.astype("int64"))])
+
+    def resume(self, state: Tensor) -> None:
+        """Go on from where :meth:`state` was asked for, in a stream made alike."""
+        self._drawn = int(state[0])
+        if self._engine is not None:
+            self._engine.num_generated = self._drawn
+            self._engine._quasi[:] = state[1:].numpy()
+
     def _sobol(self, n: int) -> Tensor:
         # SciPy warns if the first block is no power of two; one point alone is.
         first = [] if self._drawn else [torch.from_numpy(self._engine.random(1))]

@@ -13,6 +13,7 @@ the nearest tap of the same window that does not.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from mcnn.relu.check import check_floating, check_form
 from mcnn.relu.maxima import FORMS, exact_finite, join_ends, skip, split_ends
 
 Pair = int | tuple[int, int]
+LONG = 32  # taps from which a level of the tree is one tensor, not one for each pair
 
 
 def max_pool2d(
@@ -88,7 +90,7 @@ def max_pool2d(
         _pair(dilation, "dilation", 1),
     ]
     height, width = (
-        _taps(size, *axis, ceil_mode)
+        _windows(size, *axis, ceil_mode)
         for size, axis in zip(x.shape[-2:], zip(*sizes, strict=True), strict=True)
     )
 
@@ -119,13 +121,52 @@ def _pair(value: Pair, name: str, least: int) -> tuple[int, int]:
     return pair
 
 
-def _taps(
-    size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
-) -> list[list[int | None]]:
-    """Return for each tap of a window where it falls for each output: [kernel][outputs].
+class _Windows(NamedTuple):
+    """The windows along an axis: window o has the places o stride - padding + j dilation.
 
-    A window without any tap inside has ``None``; only dilation makes such.
+    A tap j whose place falls outside is moved to the nearest inside.
     """
+
+    size: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+    outputs: int
+
+    def starts(self, device: torch.device) -> Tensor:
+        """Return the places of the first taps, int64 [outputs]."""
+        return torch.arange(self.outputs, device=device) * self.stride - self.padding
+
+    def places(self, taps: Tensor) -> Tensor:
+        """Return where taps fall, int64 [outputs, taps]; 0 if the window lies outside."""
+        starts = self.starts(taps.device)[:, None]  # [outputs, 1]
+        first = (-starts).clamp(min=0).add(self.dilation - 1) // self.dilation
+        last = (self.size - 1 - starts) // self.dilation
+        inside = taps.clamp(min=first).clamp(max=last)  # [outputs, taps]
+        return (starts + inside * self.dilation).clamp(0, self.size - 1)
+
+    def fits(self, tap: int) -> bool:
+        """Return whether a tap falls inside for all outputs."""
+        first = tap * self.dilation - self.padding
+        return first >= 0 and first + (self.outputs - 1) * self.stride < self.size
+
+    def misses(self) -> bool:
+        """Return whether a window lies outside with all its taps; only dilation makes such.
+
+        It starts before the image, and its first tap beyond the edge is beyond the other, too.
+        """
+        if self.dilation <= self.size:
+            return False
+        starts = range(
+            -self.padding, min(0, self.outputs * self.stride - self.padding), self.stride
+        )
+        return any(start % self.dilation >= self.size for start in starts)
+
+
+def _windows(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+) -> _Windows:
     reach = dilation * (kernel - 1)
     if padding > kernel // 2:
         raise ValueError(
@@ -142,44 +183,60 @@ def _taps(
             f"a window that reaches over {reach + 1} does not fit into {size} with padding "
             f"{padding} on both sides; take a smaller kernel_size or dilation"
         )
-    windows = []
-    for start in range(-padding, -padding + outputs * stride, stride):
-        window = range(start, start + reach + 1, dilation)
-        inside = [i for i in window if 0 <= i < size]
-        windows.append([min(max(i, inside[0]), inside[-1]) if inside else None for i in window])
-    return [list(tap) for tap in zip(*windows, strict=True)]
+    return _Windows(size, kernel, stride, padding, dilation, outputs)
 
 
 def _reduce(
-    x: Tensor, axis: int, taps: list[list[int | None]], larger: Callable[[Tensor, Tensor], Tensor]
+    x: Tensor, axis: int, windows: _Windows, larger: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Take the maximum over the taps, in a tree that keeps their order."""
-    row = [_view(x, axis, tap) for tap in taps]
+    if windows.kernel > LONG:
+        return _reduce_long(_taps(x, axis, windows), larger)
+    row = [_view(x, axis, windows, tap) for tap in range(windows.kernel)]
     while len(row) > 1:
         odd = row[len(row) // 2 * 2 :]
         row = [larger(a, b) for a, b in zip(row[::2], row[1::2], strict=False)] + odd
     return row[0]
 
 
-def _view(x: Tensor, axis: int, tap: list[int | None]) -> Tensor:
+def _reduce_long(row: Tensor, larger: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Go through the same tree a level at a time: from [..., taps] to [...]."""
+    while (n := row.shape[-1]) > 1:
+        pairs = larger(row[..., : n // 2 * 2 : 2], row[..., 1::2])
+        row = torch.cat([pairs, row[..., n // 2 * 2 :]], -1) if n % 2 else pairs
+    return row[..., 0]
+
+
+def _taps(x: Tensor, axis: int, windows: _Windows) -> Tensor:
+    """Return the operands at all taps, [..., taps]: a view where no tap had to be moved."""
+    if windows.fits(0) and windows.fits(windows.kernel - 1):
+        reach = windows.dilation * (windows.kernel - 1) + 1
+        return x.unfold(axis, reach, windows.stride)[..., :: windows.dilation]
+    places = windows.places(torch.arange(windows.kernel, device=x.device))  # [outputs, taps]
+    moved = x.index_select(axis, places.flatten())
+    return moved.unflatten(axis, places.shape).movedim(axis, -1)
+
+
+def _view(x: Tensor, axis: int, windows: _Windows, tap: int) -> Tensor:
     """Return the operands at one tap: a strided view where no tap had to be moved."""
-    places = [0 if i is None else i for i in tap]
-    step = max(1, places[1] - places[0]) if len(places) > 1 else 1
-    regular = range(places[0], places[0] + step * len(places), step)
-    if places == list(regular):
+    if windows.fits(tap):
+        start = tap * windows.dilation - windows.padding
         index = [slice(None)] * x.dim()
-        index[axis] = slice(regular.start, regular[-1] + 1, step)
+        stop = start + (windows.outputs - 1) * windows.stride + 1
+        index[axis] = slice(start, stop, windows.stride)
         return x[tuple(index)]
-    moved = x.index_select(axis, torch.tensor(places, device=x.device))
+    places = windows.places(torch.tensor([tap], device=x.device)).flatten()  # [outputs]
+    moved = x.index_select(axis, places)
     channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return moved.contiguous(memory_format=torch.channels_last) if channels_last else moved
 
 
-def _blank(x: Tensor, axis: int, taps: list[list[int | None]]) -> Tensor:
+def _blank(x: Tensor, axis: int, windows: _Windows) -> Tensor:
     """Put minus infinity where a window lies outside the image with all its taps."""
-    if None not in taps[0]:
+    if not windows.misses():
         return x
-    outside = torch.tensor([i is None for i in taps[0]], device=x.device)
+    starts = windows.starts(x.device)
+    outside = (starts < 0) & (starts % windows.dilation >= windows.size)  # [outputs]
     return x.masked_fill(outside.unsqueeze(1) if axis == -2 else outside, -torch.inf)
 
 

@@ -53,6 +53,8 @@ class ResidualODE(nn.Module):
     seed
         Of the initial weights: an integer, or a generator, which is advanced by one draw; by
         default from PyTorch's own, so that layers made alike differ.
+    device, dtype
+        Of the parameters, whose values depend on neither; by default PyTorch's.
 
     Raises
     ------
@@ -90,6 +92,8 @@ class ResidualODE(nn.Module):
         activation: Callable[[Tensor], Tensor] = torch.relu,
         tolerance: float = 1e-6,
         seed: int | torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         _check_choice("weights", weights, WEIGHTS)
@@ -103,10 +107,13 @@ class ResidualODE(nn.Module):
         self.width = width
         self.schedule = Schedule(weights, layers)
         self.horizon = horizon
-        generator = torch.Generator().manual_seed(layer_seed(seed))
-        self.field = STRUCTURES[structure](
-            width, hidden, self.schedule, bias=bias, activation=activation, generator=generator
-        )
+        device = torch.get_default_device() if device is None else device
+        with torch.device("cpu"):
+            generator = torch.Generator().manual_seed(layer_seed(seed))
+            self.field = STRUCTURES[structure](
+                width, hidden, self.schedule, bias=bias, activation=activation, generator=generator
+            )
+        self.field.to(device, dtype)
         self.steps = steps
         self.solver = solver
         self.tolerance = tolerance

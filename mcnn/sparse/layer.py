@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mcnn.sparse.autograd import product
 from mcnn.sparse.backends.torch import silence_sparse_warning
-from mcnn.sparse.structure import Edges, dense_matrix
+from mcnn.sparse.structure import Edges, as_autocast, dense_matrix
 
 
 class SparseLayer(nn.Module):
@@ -143,19 +143,22 @@ class SparseLinear(SparseLayer):
         """
         return product(x, self.weights(), self.edges, self.bias, relu)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return the output [..., out_features] of an input [..., in_features].
+
+        Under autocast it is of autocast's type, as that of ``nn.Linear``; the sums are not.
 
         Raises
         ------
         ValueError, TypeError
             As :meth:`feature_major`.
         """
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"the input must be [..., {self.in_features}], got {list(x.shape)}")
-        flat = x.reshape(-1, self.in_features)  # [batch, in_features]
-        y = self.feature_major(flat.T.contiguous())
-        return y.T.contiguous().view(*x.shape[:-1], self.out_features)
+        shape = input.shape
+        if shape[-1] != self.in_features:
+            raise ValueError(f"the input must be [..., {self.in_features}], got {list(shape)}")
+        flat = input.reshape(-1, self.in_features)  # [batch, in_features]
+        y = as_autocast(self.feature_major(flat.T.contiguous()))
+        return y.T.contiguous().view(*shape[:-1], self.out_features)
 
     def to_dense(self) -> nn.Linear:
         """Return the same layer with a matrix of weights, zero where there is no edge."""

@@ -258,3 +258,21 @@ def check_operands(
             )
         x = x.to(weight.dtype)
     return x
+
+
+def as_autocast(y: Tensor) -> Tensor:
+    """Return an output in the type that autocast gives those of PyTorch's layers.
+
+    The sums themselves are of the type of the weights.
+    As in PyTorch, float64 stays; nothing is done where autocast is off.
+
+    Examples
+    --------
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     as_autocast(torch.ones(2)).dtype
+    torch.bfloat16
+    """
+    device = y.device.type
+    if y.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return y
+    return y.to(torch.get_autocast_dtype(device))

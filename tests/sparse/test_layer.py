@@ -156,16 +156,19 @@ def test_types(make):
         layer(x.bfloat16())
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name != "paths, dense"])
-def test_layers_follow_others_in_mixed_precision(name):
-    """A layer before them may hand on bfloat16; their own sums are in the type of the weights."""
-    layer = LAYERS[name]()
+@every_layer
+def test_layers_follow_autocast(make):
+    """As nn.Linear: a type for all that goes in and out, but for float64, and none for weights."""
+    layer = make()
     net, x = nn.Sequential(nn.Linear(IN, IN), layer), randn(20, IN)
     with torch.autocast("cpu", torch.bfloat16):
         y = net(x)
-    assert y.dtype == torch.float32
-    y.square().sum().backward()
-    torch.testing.assert_close(y, net(x), rtol=0.05, atol=0.1)
+        assert layer(x).dtype == torch.bfloat16
+        assert layer.double()(x.double()).dtype == torch.float64
+    layer.float()
+    assert y.dtype == torch.bfloat16
+    y.float().square().sum().backward()
+    torch.testing.assert_close(y.float(), net(x), rtol=0.05, atol=0.1)
     assert all(p.grad.dtype == torch.float32 for p in net.parameters())
 
 

@@ -228,6 +228,13 @@ def judged(case):
     assert case.words[-1] == "verify" or "density-mnist" in shown
 
 
+def without_history(case):
+    """A copy has no git, which is said of each claim and is no fault."""
+    status, shown = case.mcnn()
+    assert status == 0, shown
+    assert re.search(r"^density-mnist .* commit not at hand of 5 of 5 records$", shown, re.M)
+
+
 def updated(case):
     """The pages carry what the records say: a second call finds nothing to write."""
     pages = [case.checkout / "README.md", case.checkout / "book" / "ledger.md"]
@@ -391,6 +398,7 @@ CHECKS = {
     'mcnn run $EXPERIMENTS --profile full --device cuda ${SEEDS:+--seeds "$SEEDS"}': in_workflow,
     "mcnn verify": judged,
     "mcnn verify density-mnist": judged,
+    "mcnn verify --protocol": without_history,
     "mcnn verify --spot 2": spot,
     "mcnn verify --spot 3": spot,
     "mcnn verify --spot 3 --within 60": spot,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from fake_experiments import FAKE, NAME
 from mcnn.errors import McnnError
 from mcnn.ledger import cli, engines, records, runner
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
 CPU = torch.device("cpu")
 TESTS = Path(__file__).parents[1]
 # A worker that knows the experiment of the tests, from a folder that may hold other code.
@@ -36,7 +37,7 @@ main()
 class Cluster:
     """A scheduler, and what is started besides; all of it is killed in the end."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, code=TESTS):
         self.folder, self.started = folder, []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -45,7 +46,7 @@ class Cluster:
         self.scheduler = self._start(
             ["-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", str(self.port)],
             {
-                "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])
+                "PYTHONPATH": os.pathsep.join([str(code), str(TESTS.parent)])
             },  # it reads what is sent
         )
         wait_for(self._answers)
@@ -72,6 +73,11 @@ class Cluster:
         self.started.append(process)
         return process
 
+    def wait_for_workers(self, number):
+        """Wait until they are there: on a busy machine one may start long after the other."""
+        with distributed.Client(self.address) as client:
+            client.wait_for_workers(number, timeout=120)
+
     def log(self, name):
         """Return the seeds of the trials that were begun by workers with that log."""
         file = self.folder / name
@@ -86,13 +92,28 @@ def wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
+@contextmanager
+def running(*options):
+    found = Cluster(*options)
+    try:
+        yield found
+    finally:
+        for process in reversed(found.started):
+            process.kill()
+            process.wait(60)
+
+
 @pytest.fixture
 def cluster(tmp_path, fake):
-    found = Cluster(tmp_path)
-    yield found
-    for process in reversed(found.started):
-        process.kill()
-        process.wait(60)
+    with running(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def stripped(tmp_path, fake):
+    """One whose scheduler knows no experiment of the tests."""
+    with running(tmp_path, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
@@ -120,6 +141,7 @@ def test_a_worker_that_is_killed_costs_no_trial(cluster, results, tmp_path, monk
     monkeypatch.setenv("FAKE_NAP", "0.3")
     victim = cluster.worker(log="victim")
     cluster.worker(log="other")
+    cluster.wait_for_workers(2)
     kill = later(
         lambda: (tmp_path / "victim").exists() and (tmp_path / "other").exists(),
         lambda: victim.send_signal(signal.SIGKILL),
@@ -144,6 +166,7 @@ def test_a_worker_with_other_code_is_refused(cluster, results, tmp_path, capsys,
     (other / "fake_experiments.py").write_text(changed)
     cluster.worker(log="same")
     cluster.worker(other, log="changed")
+    cluster.wait_for_workers(2)
     command = ["run", NAME, "--seeds", "0-99", "--device", "cpu", "--results", str(results)]
     assert cli.main([*command, "--scheduler", cluster.address]) == 2
     error = capsys.readouterr().err
@@ -152,6 +175,16 @@ def test_a_worker_with_other_code_is_refused(cluster, results, tmp_path, capsys,
     monkeypatch.setenv("FAKE_NAP", "0")
     for config, held in metrics(results).items():
         assert held == FAKE.run(config, CPU), "of the worker with the same code"
+
+
+def test_a_scheduler_without_the_code_is_one_error(stripped, results, capsys):
+    stripped.worker()
+    stripped.wait_for_workers(1)
+    command = ["run", NAME, "--device", "cpu", "--results", str(results)]
+    assert cli.main([*command, "--scheduler", stripped.address]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mcnn: error: the scheduler cannot read what it is sent: install there")
+    assert error.count("\n") == 1
 
 
 def test_a_cluster_without_workers_is_an_error_once_patience_ends(cluster, results, capsys):
@@ -182,6 +215,7 @@ def test_a_cluster_without_workers_is_named_once_and_waited_for(
 def test_a_scheduler_that_is_killed_is_one_error(cluster, results, monkeypatch):
     monkeypatch.setenv("FAKE_NAP", "0.3")
     cluster.worker()
+    cluster.wait_for_workers(1)
     later(lambda: len(cluster.log("log")) > 1, cluster.scheduler.kill)
     with pytest.raises(McnnError, match=r"^the scheduler at .* or its workers are gone; .* again"):
         run(results, scheduler=cluster.address)

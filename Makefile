@@ -24,11 +24,11 @@ define from_pip
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf archive test run notebooks bench lock lint soak clean
+.PHONY: help setup book pdf archive test run notebooks bench lock lint soak cluster-test clean
 
 help:  ## print this list
 	@echo 'make TARGET [PROFILE=fast|full] [DEVICE=auto|cpu|cuda] [NOTEBOOKS="density paths"]'
-	@sed -n 's/^\([a-z]*\):.*##/  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*##/  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(READY)  ## only set up the environment
 
@@ -67,6 +67,9 @@ test: lint book  ## everything: lint, book, unit tests, notebooks, the site, rec
 soak: $(READY)  ## a million damaged records, notes, claims and command lines; hours
 	@OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -s tests/ledger/test_fuzz.py \
 		tests/ledger/test_faults.py
+
+cluster-test: $(READY)  ## a Dask cluster on this machine: workers and scheduler killed, other code
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/ledger/test_cluster.py
 
 lock: $(UV)  ## resolve requirements.in into requirements.txt
 	@$(from_pip); $(UV) pip compile requirements.in -o requirements.txt -q --universal \

@@ -104,7 +104,7 @@ def named() -> dict[str, str]:
         add(f"mcnn {name} --help", _lines(parser.epilog, r"(\w+=\S+ )?mcnn .+"))
     add("run.py --help", _lines(run._EXAMPLES, r"run\.py.*"))
     add("python -m benchmarks --help", _lines(bench._EXAMPLES, r"python -m benchmarks.*"))
-    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
     add("make help", [f"make {target}" for target in targets])
     for workflow in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
         steps = re.findall(rf"^[\s-]*(?:run: )?({_PROGRAMS} .+)$", workflow.read_text(), re.M)
@@ -226,6 +226,13 @@ def judged(case):
     status, shown = case.mcnn()
     assert status == 0, shown
     assert case.words[-1] == "verify" or "density-mnist" in shown
+
+
+def without_history(case):
+    """A copy has no git, which is said of each claim and is no fault."""
+    status, shown = case.mcnn()
+    assert status == 0, shown
+    assert re.search(r"^density-mnist .* commit not at hand of (\d+) of \1 records$", shown, re.M)
 
 
 def updated(case):
@@ -366,6 +373,7 @@ CHECKS = {
     "make lint": recipe,
     "make test": recipe,
     "make soak": recipe,
+    "make cluster-test": recipe,
     "make lock": recipe,
     "make clean": really,
     "run.py": chapters,
@@ -391,6 +399,7 @@ CHECKS = {
     'mcnn run $EXPERIMENTS --profile full --device cuda ${SEEDS:+--seeds "$SEEDS"}': in_workflow,
     "mcnn verify": judged,
     "mcnn verify density-mnist": judged,
+    "mcnn verify --protocol": without_history,
     "mcnn verify --spot 2": spot,
     "mcnn verify --spot 3": spot,
     "mcnn verify --spot 3 --within 60": spot,

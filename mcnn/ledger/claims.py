@@ -137,6 +137,10 @@ class Claim(_Strict):
         """The experiment, or those whose values are pooled."""
         return (self.experiment,) if isinstance(self.experiment, str) else self.experiment
 
+    def selects(self, trial: object) -> bool:
+        """Whether a trial is one of those that decide the claim."""
+        return all(str(getattr(trial, name, None)) == value for name, value in self.where.items())
+
 
 @dataclass(frozen=True)
 class Result:
@@ -254,7 +258,7 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
     wanted, held = set(), []
     for experiment in pooled:
         listed = experiment.trials("full", experiment.seeds["full"])
-        keys = {experiment.key("full", t) for t in listed if _matches(t, claim.where)}
+        keys = {experiment.key("full", t) for t in listed if claim.selects(t)}
         if not keys:
             raise UsageError(
                 f"claim {claim.id}: no trial of {experiment.name} is like {claim.where}"
@@ -291,10 +295,6 @@ def _measured(
             f"claim {claim.id}: the records of {', '.join(claim.experiments)} do not hold what is "
             f"measured of them ({what}); run them again with --redo-stale"
         ) from error
-
-
-def _matches(trial: object, where: Mapping[str, str]) -> bool:
-    return all(str(getattr(trial, name, None)) == value for name, value in where.items())
 
 
 def decide(claim: Claim, readings: Mapping[str, Sequence[float]], count: int = 0) -> Judgement:

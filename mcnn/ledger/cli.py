@@ -44,6 +44,8 @@ _VERIFY = """examples:
                                         runs again; a line of the map is old.name = new.name
   mcnn verify --notes --sample 3        check all proofs of moves again, and run three trials of the
                                         samples that notes rest on
+  mcnn verify --protocol                which claims were changed after the records behind them were
+                                        made, by the history of claims.yml
   mcnn verify --update                  write the verdicts into README.md and the ledger page
 
 verdicts:
@@ -152,6 +154,11 @@ def _parser() -> argparse.ArgumentParser:
         "--notes",
         action="store_true",
         help="check the notes on records of older code again: proofs from git, samples by running",
+    )
+    what.add_argument(
+        "--protocol",
+        action="store_true",
+        help="say which claims are younger than records behind them, as git has it",
     )
     what.add_argument("--update", action="store_true", help="write the pages that carry verdicts")
     sub.add_argument(
@@ -281,6 +288,7 @@ def _verify(args: argparse.Namespace) -> int:
     from mcnn.ledger import (
         claims,
         project,
+        protocol,
         recheck,
         report,
         revalidation,
@@ -322,6 +330,9 @@ def _verify(args: argparse.Namespace) -> int:
             print(f"wrote {page}")
         return 0
     chosen = [j for j in judgements if not args.claim or j.claim.id in args.claim]
+    if args.protocol:
+        print(protocol.table(chosen, protocol.marks([j.claim for j in chosen], results)))
+        return 0
     print(tables.terminal(chosen, every_reading=bool(args.claim)))
     if not args.claim:
         print(f"\n{verification.support(results)}")

@@ -36,6 +36,7 @@ from mcnn.ledger.experiment import Experiment, Trial
 
 BATCH = 1.0  # seconds that a batch of short trials should take
 LARGEST = 32  # trials in a batch
+_UNREAD = "Error during deserialization of the task graph"  # what Dask says then
 SILENT = 10.0  # seconds of silence after which a cluster without workers is named
 
 
@@ -168,6 +169,11 @@ class Workers:
             lost = (BrokenExecutor, CancelledError, OSError)
             if isinstance(error, lost) or type(error).__name__ == "KilledWorker":
                 raise McnnError(self._gone) from error
+            if _UNREAD in str(error):
+                raise UsageError(
+                    "the scheduler cannot read what it is sent: install there what is here, of one "
+                    "version, and start it again"
+                ) from error
             return [outcome(future.result)] * len(batch)
 
 

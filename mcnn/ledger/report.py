@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcnn.errors import UsageError, unknown
-from mcnn.ledger import claims, front, project, records, registry, runner, status, tables
+from mcnn.ledger import (
+    claims,
+    front,
+    project,
+    protocol,
+    records,
+    registry,
+    runner,
+    status,
+    tables,
+    verification,
+)
 from mcnn.ledger.claims import Judgement
 
 
@@ -55,11 +66,18 @@ _PICTURES = {
     for stem in ("density-mnist", "paths-accuracy", "linear-cost")
 }
 
+
+def _ledger(judgements: Sequence[Judgement], link: str) -> str:
+    """Return the tables of all claims, and what the records behind them rest on."""
+    rest = verification.support(project.results_dir("full"))
+    return f"{tables.full(judgements, link)}\n\n{rest}."
+
+
 # File, what makes its tables, their links, and the markers between which they stand.
 _PAGES = {
     "README.md": (tables.short, "{notebook}"),
     "book/intro.md": (front.front, "../{notebook}"),
-    "book/ledger.md": (tables.full, "../{notebook}"),
+    "book/ledger.md": (_ledger, "../{notebook}"),
     "book/status.md": (status.status, "../{notebook}"),
 }
 _BEGIN, _END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
@@ -91,9 +109,11 @@ def update_pages(judgements: Sequence[Judgement], *, write: bool) -> list[Path]:
         text = page.read_text(encoding="utf-8")
         if _BEGIN not in text or _END not in text:
             raise UsageError(f"{name} has no {_BEGIN} ... {_END} to put the verdicts between")
-        before, _, rest = text.partition(_BEGIN)
-        _, _, after = rest.partition(_END)
-        new = f"{before}{_BEGIN}\n{table(judgements, link)}\n{_END}{after}"
+        new = _between(text, _BEGIN, _END, table(judgements, link))
+        if protocol.MARKERS[0] in text:
+            # Where git lacks a commit, what the page has from a whole history stays.
+            section = protocol.section(protocol.marks([j.claim for j in judgements]))
+            new = new if section is None else _between(new, *protocol.MARKERS, section)
         if new != text:
             late[page] = new.encode()
     for name, (notebook, figure) in _PICTURES.items():
@@ -103,6 +123,13 @@ def update_pages(judgements: Sequence[Judgement], *, write: bool) -> list[Path]:
     for page, content in late.items() if write else ():
         records.replace_file(page, content)
     return list(late)
+
+
+def _between(text: str, begin: str, end: str, new: str) -> str:
+    """Put new text between two markers."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{new}\n{end}{after}"
 
 
 def _figure(notebook: Path, name: str) -> bytes:

@@ -245,12 +245,20 @@ def copied(model: nn.Module, layers: Layers = None) -> tuple[nn.Module, list[Lay
     return copied_model, [replace(x, module=modules[x.name]) for x in selected]
 
 
+@torch.inference_mode(False)  # else the copy could never be trained
 def deepcopied(model: nn.Module) -> nn.Module:
     """Return a deep copy of a model, also where hooks have computed tensors that PyTorch refuses.
 
     Those are the last results of ``weight_norm``, ``spectral_norm`` and ``prune``; the hooks are
     copied, too, and compute them anew before the next call.
+
+    Raises
+    ------
+    TypeError
+        If it is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     computed = [
         (module.__dict__, key, value)
         for module in model.modules()

@@ -187,7 +187,7 @@ def select(model: nn.Module, layers: Layers = None) -> list[Layer]:
         raise TypeError(f"layers must be names, patterns or a function, got {kind}")
     known = list(kinds.named_slots(model))
     chosen = _chosen(known, layers)
-    if known and not chosen and layers is not None:
+    if known and not chosen and not (layers is None or callable(layers)):
         names = ", ".join(dict.fromkeys(x[0] for x in known))
         raise ValueError(f"layers chooses none of the layers; there are: {names}")
     if not chosen:

@@ -189,7 +189,10 @@ def select(model: nn.Module, layers: Layers = None) -> list[Layer]:
     chosen = _chosen(known, layers)
     if known and not chosen and not (layers is None or callable(layers)):
         names = ", ".join(dict.fromkeys(x[0] for x in known))
-        raise ValueError(f"layers chooses none of the layers; there are: {names}")
+        raise ValueError(
+            "the model has no linear or convolutional layer to sample among those that layers "
+            f"chooses; there are: {names}"
+        )
     if not chosen:
         raise ValueError(
             "the model has no linear or convolutional layer to sample, nor a recurrent one, "

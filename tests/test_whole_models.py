@@ -4,6 +4,7 @@ What each does with weights that something recomputes, and with modules and weig
 several places.
 """
 
+import copy
 import importlib
 import inspect
 import os
@@ -326,3 +327,39 @@ def test_gathers_take_inputs_of_every_rank(shape):
     x = torch.rand(shape)
     for function in (paths.to_gather_model, paths.to_dense_model):
         torch.testing.assert_close(function(model)(x), x @ layer.dense_weight().T + layer.bias)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model: mcnn.density.quantize(model, samples=4)[0],
+        lambda model: mcnn.linear.sample_linears(model, samples=4)[0],
+        lambda model: mcnn.paths.sparsify(model, density=0.5, seed=1)[0],
+        lambda model: mcnn.paths.compress(model, paths=50)[0],
+        mcnn.partition.replace_dropout,
+    ],
+    ids=["quantize", "sample_linears", "sparsify", "compress", "replace_dropout"],
+)
+def test_what_inference_mode_made_loads_a_state_and_trains(function):
+    model = nn.Sequential(nn.Linear(8, 6), nn.Dropout(0.5), nn.Linear(6, 2))
+    with torch.inference_mode():
+        made = function(model)
+    made.load_state_dict(copy.deepcopy(made.state_dict()))
+    made(torch.ones(3, 8)).sum().backward()
+    assert all(p.grad is not None for p in made.parameters())
+
+
+def test_hooks_that_are_lost_are_named():
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    model[2].register_forward_hook(lambda module, args, out: 2 * out)
+    with pytest.warns(UserWarning, match="layer '2' has hooks"):
+        mcnn.paths.sparsify(model, density=0.5, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mcnn.paths.sparsify(model, density=0.5, seed=1, layers="0")
+
+
+@pytest.mark.parametrize("density", ["a", None, [0.1], torch.tensor(0.3)])
+def test_densities_are_numbers(density):
+    with pytest.raises(TypeError, match="density must be a number"):
+        mcnn.paths.sparsify(nn.Linear(8, 6), density=density)

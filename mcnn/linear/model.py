@@ -10,6 +10,7 @@ from mcnn.modelwise import Layers, Report
 from mcnn.sampling import as_seed
 
 
+@torch.inference_mode(False)  # else the result could never be trained
 def sample_linears(
     model: nn.Module,
     samples: int | None = None,

@@ -187,9 +187,12 @@ def select(model: nn.Module, layers: Layers = None) -> list[Layer]:
         raise TypeError(f"layers must be names, patterns or a function, got {kind}")
     known = list(kinds.named_slots(model))
     chosen = _chosen(known, layers)
-    if known and not chosen and layers is not None:
+    if known and not chosen and not (layers is None or callable(layers)):
         names = ", ".join(dict.fromkeys(x[0] for x in known))
-        raise ValueError(f"layers chooses none of the layers; there are: {names}")
+        raise ValueError(
+            "the model has no linear or convolutional layer to sample among those that layers "
+            f"chooses; there are: {names}"
+        )
     if not chosen:
         raise ValueError(
             "the model has no linear or convolutional layer to sample, nor a recurrent one, "
@@ -245,12 +248,20 @@ def copied(model: nn.Module, layers: Layers = None) -> tuple[nn.Module, list[Lay
     return copied_model, [replace(x, module=modules[x.name]) for x in selected]
 
 
+@torch.inference_mode(False)  # else the copy could never be trained
 def deepcopied(model: nn.Module) -> nn.Module:
     """Return a deep copy of a model, also where hooks have computed tensors that PyTorch refuses.
 
     Those are the last results of ``weight_norm``, ``spectral_norm`` and ``prune``; the hooks are
     copied, too, and compute them anew before the next call.
+
+    Raises
+    ------
+    TypeError
+        If it is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     computed = [
         (module.__dict__, key, value)
         for module in model.modules()

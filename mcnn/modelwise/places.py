@@ -1,5 +1,6 @@
 """Exchanging modules of a model at every place where they stand."""
 
+import warnings
 from collections.abc import Callable
 
 from torch import nn
@@ -18,6 +19,8 @@ def exchanged(
     new
         From the first name of a module and the module to the one that takes its place, or none.
         Modules inside of one that is exchanged are not asked for.
+        Hooks are not taken over, since they may look at what the new one does not have; a warning
+        names the module.
 
     Returns
     -------
@@ -44,6 +47,11 @@ def exchanged(
         kept.append(module)
         instead = new(name, module)
         done[id(module)] = module if instead is None else instead
+        if instead is not None and instead is not module and _hooked(module):
+            warnings.warn(
+                f"layer {name!r} has hooks, and its replacement has not: register them on it",
+                stacklevel=3,
+            )
         if instead is None:
             for key, child in list(module._modules.items()):
                 if child is not None:
@@ -54,6 +62,13 @@ def exchanged(
         return done[id(module)]
 
     return visit("", model)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return any(
+        getattr(module, f"_{kind}_hooks")
+        for kind in ("forward", "forward_pre", "backward", "backward_pre")
+    )
 
 
 def _leave_fast_path(parent: nn.Module, new: nn.Module) -> None:

@@ -26,6 +26,7 @@ _MASKS = ("shared", "own")
 _CHANNELS = nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 
+@torch.inference_mode(False)  # else the result could never be trained
 def replace_dropout(
     model: nn.Module,
     parts: int | None = None,

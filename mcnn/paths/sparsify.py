@@ -8,6 +8,7 @@ Source: slides "Sampling Paths through Networks" of A. Keller's talk.
 """
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ _TRIES = 6  # numbers of paths, until so much of the edges is there
 _ENOUGH = 0.99
 
 
+@torch.inference_mode(False)  # else the result could never be trained
 def sparsify(
     model: nn.Module,
     density: float | Mapping[str, float],
@@ -73,6 +75,8 @@ def sparsify(
 
     Raises
     ------
+    TypeError
+        If a density is no number.
     ValueError
         If a density is out of range, no layer can be replaced, or a layer that is named in
         ``layers`` or ``density`` cannot be.
@@ -90,6 +94,8 @@ def sparsify(
     """
     by_name = density if isinstance(density, Mapping) else None
     for value in by_name.values() if by_name is not None else (density,):
+        if not isinstance(value, Real):
+            raise TypeError(f"density must be a number, or one for each name, got {value!r}")
         if not 0 < value <= 1:
             raise ValueError(f"density must be in (0, 1], got {value}")
     if layers is None and by_name is not None:

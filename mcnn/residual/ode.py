@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mcnn.errors import unknown
+from mcnn.errors import UsageError, unknown
 from mcnn.residual.fields import STRUCTURES, WEIGHTS, Parabolic, Schedule, SecondOrder, Separable
 from mcnn.residual.solvers import ADAPTIVE, SOLVERS, solve
 from mcnn.seeds import layer_seed
@@ -60,6 +60,8 @@ class ResidualODE(nn.Module):
     ------
     ValueError
         For a size below one, an unknown name, or parts that do not fit together.
+    UsageError
+        When exported with another solver than ``"verlet"``.
 
     Notes
     -----
@@ -195,6 +197,11 @@ class ResidualODE(nn.Module):
         return self._solve(state, reverse=reverse)
 
     def _solve(self, state: Tensor, reverse: bool = False, dense: bool = False) -> Tensor:
+        if self.solver != "verlet" and torch.compiler.is_exporting():
+            raise UsageError(
+                f"the solver {self.solver} cannot be exported, for its steps are taken in Python: "
+                "keep ResidualODE out of the part that is exported, or compile the network instead"
+            )
         if self.solver in ADAPTIVE and not torch.isfinite(state).all():
             raise ValueError(f"the input holds NaN or infinity, and {self.solver} needs numbers")
         if self.adjoint and self.solver == "verlet":

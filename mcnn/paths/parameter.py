@@ -73,8 +73,8 @@ def exchange(
 def living_optimizers() -> list[Optimizer]:
     """Return all optimisers there are.
 
-    Nobody lists them, so they are looked for among all objects: that takes some tens of
-    milliseconds, and is done only when paths change.
+    Nobody lists them, so they are looked for among all objects of the process, which is slow, and
+    done only when paths change.
     """
     return [o for o in gc.get_objects() if issubclass(type(o), Optimizer)]
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,29 @@ def test_still_picture_is_a_residual_network():
     picture = example()
     made = re.search(r'data-part="made" points="([^"]+)"', picture._repr_html_())[1]
     torch.testing.assert_close(points(made), euler(picture, picture.steps), rtol=0, atol=1e-3)
+
+
+def framed(view, way):
+    left, top, wide, high = map(float, view.split())
+    x, y = way[:, 0], -way[:, 1]  # the picture's second axis points down
+    inside = [x >= left, x <= left + wide, y >= top, y <= top + high]
+    return bool(torch.stack(inside).all())
+
+
+def test_all_layers_are_in_the_frame():
+    for steps in (2, 5, 12, 32):
+        picture = replace(example(), steps=steps)
+        view = re.search(r'viewBox="([^"]+)"', picture._repr_html_())[1]
+        assert framed(view, euler(picture, steps))
+
+
+@pytest.mark.xdist_group("browser")
+def test_the_frame_follows_the_slider(browser_page):
+    picture = example()
+    browser_page.set_content(picture._repr_html_())
+    browser_page.locator("[data-part=steps]").press("Home")
+    view = browser_page.locator("[data-part=view]").get_attribute("viewBox")
+    assert framed(view, euler(picture, 2))
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -11,14 +11,17 @@ from torchdiffeq import odeint
 _MOST = 32  # steps at the right end of the slider
 _TIME = 6.0
 _FINE = 512  # steps of RK4 that stand for the flow itself
+# The frame: wide over high, at least how far up, room around the layers, a dot's share of it.
+_ASPECT, _LEAST, _MARGIN, _DOT = 1.24, 2.1, 1.06, 0.024
 
 _PAGE = Template("""
 <div class="mcnn-flow" data-flow='$data'>
 <style>
 .mcnn-flow { max-width: 30rem; margin: 0 auto; font-variant-numeric: tabular-nums; }
 .mcnn-flow svg { display: block; width: 100%; height: auto; }
-.mcnn-flow .true { fill: none; stroke: #808080; stroke-width: .07; }
-.mcnn-flow .made { fill: none; stroke: #d1730c; stroke-width: .04; }
+.mcnn-flow polyline { fill: none; vector-effect: non-scaling-stroke; }
+.mcnn-flow .true { stroke: #808080; stroke-width: 5px; }
+.mcnn-flow .made { stroke: #d1730c; stroke-width: 3px; }
 .mcnn-flow circle { fill: #d1730c; }
 .mcnn-flow .from { fill: currentColor; }
 .mcnn-flow [data-part=steer] { display: none; }
@@ -29,12 +32,12 @@ _PAGE = Template("""
 .mcnn-flow input[type=range] { flex: 1; min-width: 0; }
 .mcnn-flow p { margin: .3rem 0; }
 </style>
-<svg viewBox="-2.6 -2.1 5.2 4.2" role="img" aria-label="Layers as steps along a flow">
+<svg data-part="view" viewBox="$view" role="img" aria-label="Layers as steps along a flow">
 <g transform="scale(1 -1)">
 <polyline class="true" points="$true"/>
 <polyline class="made" data-part="made" points="$made"/>
 <g data-part="dots">$dots</g>
-<circle class="from" cx="$x0" cy="$y0" r=".09"/>
+<circle class="from" data-part="from" cx="$x0" cy="$y0" r="$big"/>
 </g>
 </svg>
 <div data-part="steer">
@@ -68,9 +71,14 @@ document.querySelectorAll(".mcnn-flow:not([data-ready])").forEach(function (box)
     const n = +steps.value, h = data.time / n, way = [data.start];
     const rule = rules[box.querySelector("input[type=radio]:checked").value];
     for (let k = 0; k < n; k++) way.push(rule(way[k], h));
+    const far = Math.max($least, ...way.map(a =>
+      $margin * Math.max(Math.abs(a[0]) / $aspect, Math.abs(a[1]))));
+    const frame = [-$aspect * far, -far, 2 * $aspect * far, 2 * far];
+    part("view").setAttribute("viewBox", frame.join(" "));
+    part("from").setAttribute("r", $dot * 2 * far);
     part("made").setAttribute("points", way.map(a => a.join()).join(" "));
     part("dots").innerHTML = way.map(a =>
-      '<circle cx="' + a[0] + '" cy="' + a[1] + '" r=".05"/>').join("");
+      '<circle cx="' + a[0] + '" cy="' + a[1] + '" r="' + $dot * far + '"/>').join("");
     const end = way[n], off = Math.hypot(end[0] - data.end[0], end[1] - data.end[1]);
     steps.nextElementSibling.textContent = n;
     part("text").textContent = n + " layers, each a step of h = " + h.toFixed(3)
@@ -134,12 +142,21 @@ class FlowPicture:
             "time": _TIME,
         }
         off = torch.tensor(true[-1]).dist(torch.tensor(made[-1]))
+        far = max([_LEAST, *(_MARGIN * max(abs(x) / _ASPECT, abs(y)) for x, y in made)])
         names = {"euler": "Euler", "midpoint": "midpoint", "rk4": "RK4"}
         return _PAGE.substitute(
             data=json.dumps(data),
             true=_points(true[::4]),
             made=_points(made),
-            dots="".join(f'<circle cx="{x:.3f}" cy="{y:.3f}" r=".05"/>' for x, y in made),
+            dots="".join(
+                f'<circle cx="{x:.3f}" cy="{y:.3f}" r="{_DOT * far:.3f}"/>' for x, y in made
+            ),
+            view=f"{-_ASPECT * far:.3f} {-far:.3f} {2 * _ASPECT * far:.3f} {2 * far:.3f}",
+            big=f"{2 * _DOT * far:.3f}",
+            aspect=_ASPECT,
+            least=_LEAST,
+            margin=_MARGIN,
+            dot=_DOT,
             x0=made[0][0],
             y0=made[0][1],
             steps=self.steps,

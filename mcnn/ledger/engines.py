@@ -143,7 +143,7 @@ class Workers:
                 slots = max(1, self._slots())
                 while len(running) < 2 * slots and (batch := waiting.take(slots)):
                     sent = [call._replace(experiment=call.name) for call in batch]
-                    running[self._executor.submit(self._run, sent, device)] = batch
+                    running[self._submit(sent, device)] = batch
                 if not running:
                     return
                 done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -160,6 +160,14 @@ class Workers:
         finally:
             if running:
                 self._cancel(running)
+
+    def _submit(self, batch: Sequence[Call], device: torch.device) -> Future:
+        try:
+            return self._executor.submit(self._run, batch, device)
+        except Exception as error:
+            if isinstance(error, OSError) or type(error).__name__ == "ClosedClientError":
+                raise McnnError(self._gone) from error
+            raise
 
     def _results(self, future: Future, batch: Sequence[Call]) -> list[Outcome]:
         """Return the outcomes of a batch; what a trial raises is one, and all else the engine's."""
@@ -267,7 +275,10 @@ def cluster(run: Batch, address: str, patience: float | None = None) -> Iterator
     told = False
 
     def workers() -> int:
-        return sum(client.nthreads().values()) if client.status == "running" else 0
+        try:
+            return sum(client.nthreads().values()) if client.status == "running" else 0
+        except OSError as error:  # the connection broke, and the client has yet to notice
+            raise McnnError(gone) from error
 
     def silent(seconds: float) -> None:
         nonlocal told

@@ -13,8 +13,11 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 
+import distributed
 import pytest
 import torch
+from distributed.client import ClosedClientError
+from distributed.comm import CommClosedError
 from fake_experiments import FAKE, NAME, FakeTrial
 
 from mcnn import data
@@ -203,6 +206,42 @@ def test_workers_that_vanish_are_one_error(results, monkeypatch):
     with pytest.raises(McnnError, match="the workers are gone: killed"):
         runner.run(plans, CPU, results)
     assert not {1, 2} & {trial.seed for trial in metrics(results)}
+
+
+class _BrokenClient:
+    """A Dask client whose connection breaks before it notices, at one of its calls."""
+
+    status = "running"
+    at = "nthreads"
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def get_executor(self, pure):
+        return self
+
+    def nthreads(self):
+        if self.at == "nthreads":
+            raise CommClosedError("in <TCP (closed)>: Stream is closed")
+        return {"tcp://127.0.0.1:1": 1}
+
+    def submit(self, *_):
+        raise ClosedClientError("Client is closed. Can't send update-graph message.")
+
+
+@pytest.mark.parametrize("at", ["nthreads", "submit"])
+def test_a_connection_that_breaks_is_one_error(results, monkeypatch, at):
+    monkeypatch.setattr(distributed, "Client", _BrokenClient)
+    monkeypatch.setattr(_BrokenClient, "at", at)
+    plans = [runner.plan(NAME, seeds=range(3), results=results)]
+    with pytest.raises(McnnError, match=r"^the scheduler at .* or its workers are gone"):
+        runner.run(plans, CPU, results, scheduler="tcp://127.0.0.1:1")
 
 
 def test_a_worker_with_other_code_is_refused(results, monkeypatch):

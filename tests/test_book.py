@@ -13,7 +13,10 @@ from mcnn.ledger import claims, records, report
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
-STEMS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+# A chapter has one word; `density_networks` is a further page of the chapter `density`.
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+STEMS = [name for name in NOTEBOOKS if "_" not in name]
+FURTHER = [name for name in NOTEBOOKS if "_" in name]
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
 
 needs_site = pytest.mark.skipif(not SITE.exists(), reason="no book in _build/html: run `make book`")
@@ -32,9 +35,9 @@ def test_an_idea_has_one_stem_everywhere(stem):
 
 def test_records_and_claims_belong_to_a_chapter_of_the_talk():
     known = claims.load().values()
-    chapters = {Path(claim.notebook).stem for claim in known}
+    chapters = {Path(claim.notebook).stem.partition("_")[0] for claim in known}
     for claim in known:
-        stem = Path(claim.notebook).stem
+        stem = Path(claim.notebook).stem.partition("_")[0]
         assert claim.id.startswith(f"{stem}-")
         assert all(name.startswith(f"{stem}-") for name in claim.experiments)
     for file in (ROOT / "results").glob("*-*.jsonl"):
@@ -61,7 +64,15 @@ def test_every_notebook_is_a_chapter():
     assert sorted(listed) == STEMS
     pages = {path.stem for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".rst")}
     assert {Path(file).stem for file in (*files, toc["root"]) if file.startswith("book/")} == pages
-    below = {section["file"] for chapter in chapters for section in chapter.get("sections", ())}
+    sections = {chapter["file"]: chapter.get("sections", ()) for chapter in chapters}
+    below = {section["file"] for listed in sections.values() for section in listed}
+    for name in FURTHER:
+        of = [
+            chapter
+            for chapter, listed in sections.items()
+            if {"file": f"notebooks/{name}"} in listed
+        ]
+        assert of == [f"notebooks/{name.partition('_')[0]}"], f"{name} is not below its chapter"
     assert below >= {f"book/api/{path.stem}" for path in (ROOT / "book" / "api").iterdir()}
     ideas = yaml.safe_load((ROOT / "book" / "chapters.yml").read_text(encoding="utf-8"))
     assert sorted(ideas) == STEMS, "the first page does not say what each chapter asks"

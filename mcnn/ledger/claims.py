@@ -91,7 +91,7 @@ class Claim(_Strict):
     deck: Literal["later", "earlier", "both"] | None = None
     slide: str
     quote: str
-    role: Literal["talk", "reading", "extension"]
+    role: Literal["talk", "source", "reading", "extension"]
     row: str | None = None
     kind: Literal["identity", "rate", "order", "value", "count"]
     protocol: str
@@ -121,6 +121,8 @@ class Claim(_Strict):
     def _consistent(self) -> Self:
         if self.source == TALK and self.deck is None:
             raise ValueError("which deck of the talk says so?")
+        if (self.role == "talk") != (self.source == TALK) and self.role in ("talk", "source"):
+            raise ValueError(f"role {self.role}, but it is {self.source} that says so")
         if self.tests and self.report:
             raise ValueError("either tests or a reason to report, not both")
         if bool(self.shown) != bool(self.report):

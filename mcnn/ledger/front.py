@@ -67,15 +67,15 @@ def _finding(judgement: Judgement, finding: Mapping[str, str], link: str) -> str
 
 
 def _chapters(judgements: Sequence[Judgement], link: str) -> str:
-    """Return a line per chapter: what it asks, and what became of the talk's claims in it."""
+    """Return a line per chapter: what it asks, and what became of its source's claims in it."""
     known = _read(CHAPTERS)
-    talk = rows(judgements, "talk")
-    unknown = {row.shown.claim.chapter for row in talk} - set(known)
+    claimed = rows(judgements, "talk") + rows(judgements, "source")
+    unknown = {row.shown.claim.chapter for row in claimed} - set(known)
     if unknown:
         raise UsageError(f"{CHAPTERS} does not say what {', '.join(sorted(unknown))} asks")
     lines = []
     for stem, chapter in known.items():
-        own = [row.verdict for row in talk if row.shown.claim.chapter == stem]
+        own = [row.verdict for row in claimed if row.shown.claim.chapter == stem]
         name = f"[{chapter['name']}]({link.format(notebook=f'notebooks/{stem}.ipynb')})"
         lines.append([name, chapter["asks"], tally(own) if own else ""])
-    return markdown(["chapter", "asks", "the talk's claims"], lines)
+    return markdown(["chapter", "asks", "what it claims"], lines)

@@ -19,7 +19,12 @@ SIGNS = {
     "contradicted": "✘",
     "reported": "○",
 }
-ROLES = {"talk": "The talk's claims", "reading": "Other readings", "extension": "Extensions"}
+ROLES = {
+    "talk": "The talk's claims",
+    "reading": "Other readings",
+    "extension": "Extensions",
+    "source": "Part two: claims of other sources",
+}
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def details(judgement: Judgement) -> list[list[str]]:
 
 
 def terminal(judgements: Sequence[Judgement], *, every_reading: bool = False) -> str:
-    """Return the ledger for a terminal: the talk's claims first, then readings and extensions.
+    """Return the ledger for a terminal: the talk's claims first, those of part two last.
 
     Parameters
     ----------

@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "book/talk.md"
 KNOWN = claims.load()
 DECKS = {"later": "000_*.txt", "earlier": "001_*.txt"}
+# What stands around the talk: by the first word of a claim's source, else the list of papers.
+AROUND = {"Zelener": "003_*.txt", "Yao": "004_*.txt", "": "002_*.txt"}
 # One sign, written in two ways by the programs that made text of the decks.
 SAME = str.maketrans({"−": "-", "\N{NO-BREAK SPACE}": " "})
 
@@ -27,10 +29,15 @@ def plain(text: str) -> str:
 @cache
 def deck(name: str) -> str:
     """The text of a deck; the decks are not part of the project."""
+    return document(DECKS[name])
+
+
+@cache
+def document(pattern: str) -> str:
     folder = Path(os.environ.get("MCNN_TALK") or ROOT.parent / "shared/seeds")
-    found = sorted(folder.glob(DECKS[name]))
+    found = sorted(folder.glob(pattern))
     if not found:
-        pytest.skip(f"the decks are not at hand: no {DECKS[name]} in {folder} (MCNN_TALK names it)")
+        pytest.skip(f"the decks are not at hand: no {pattern} in {folder} (MCNN_TALK names it)")
     (file,) = found
     return plain(file.read_text(encoding="utf-8"))
 
@@ -60,6 +67,14 @@ def test_a_quote_of_one_deck_is_not_in_the_other(name):
     if claim.deck is not None:
         (other,) = DECKS.keys() - {claim.deck}
         assert plain(claim.quote) not in deck(other), "in both decks"
+
+
+@pytest.mark.parametrize("name", [n for n, c in KNOWN.items() if c.role == "source"])
+def test_a_quote_of_another_source_is_word_for_word(name):
+    claim = KNOWN[name]
+    text = document(AROUND.get(claim.source.split()[0].strip(":,"), AROUND[""]))
+    assert plain(claim.quote) in text
+    assert plain(claim.slide) in text, "no paper or slide of this title"
 
 
 # The page

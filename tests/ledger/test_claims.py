@@ -155,7 +155,8 @@ def test_a_file_that_is_no_list_of_claims_is_refused(tmp_path, text, message):
 
 
 def test_what_a_paper_says_needs_no_deck():
-    assert Claim.model_validate(ENTRY | {"source": "a paper", "deck": None}).deck is None
+    paper = {"role": "source", "source": "a paper", "deck": None}
+    assert Claim.model_validate(ENTRY | paper).deck is None
     assert Claim.model_validate(ENTRY).source == claims.TALK
 
 

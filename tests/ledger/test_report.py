@@ -122,7 +122,7 @@ def test_the_full_tables_have_every_claim_and_the_reason_of_its_range(checkout):
     assert first[1] == "“¦a¦ is so” (*A slide*, later deck)"
     assert first[-1] == "range: three below one"
     assert last[-1] == "range: three below one. the experiment is not written yet"
-    paper = judged("fake-a", "open", source="a paper", deck=None)
+    paper = judged("fake-a", "open", role="source", source="a paper", deck=None)
     assert "(*A slide*, a paper)" in tables.full([paper], "")
 
 

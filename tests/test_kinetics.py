@@ -105,6 +105,10 @@ def test_propensities_are_rates_of_choosing_particles(x, volume):
     )
 
 
+def test_a_rate_keeps_all_of_its_bits():
+    assert Network({"A -> 0": 0.1}).propensities(torch.tensor([1])).tolist() == [0.1]
+
+
 def test_the_mean_field_solves_the_logistic_equation():
     network = Network({"A -> 2 A": 1.0, "2 A -> A": 1.0}, volume=1000)
     times = torch.linspace(0, 5, 7)

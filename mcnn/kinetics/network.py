@@ -80,7 +80,7 @@ class Network:
         for text, change in zip(reactions, self.changes, strict=True):
             if not change.any():
                 raise UsageError(f"{text!r} changes nothing")
-        self.rates = torch.tensor([float(rate) for rate in reactions.values()]).double()
+        self.rates = torch.tensor([float(x) for x in reactions.values()], dtype=torch.float64)
 
     def __repr__(self) -> str:
         lines = [f"{t!r}: {r:g}" for t, r in zip(self.equations, self.rates.tolist(), strict=True)]

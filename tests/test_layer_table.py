@@ -212,9 +212,22 @@ def test_convolutions_take_what_those_of_torch_do(kernel):
     torch.testing.assert_close(same(x[0]), same(x)[0])
     pair = PathConv2d(16, 8, 3, 32, seed=1, kernel=kernel, stride=(2, 2), padding=[1, 1])
     torch.testing.assert_close(pair(x), pair.to_dense()(x))
+    for options in (
+        {"stride": (1, 2), "padding": (0, 1), "dilation": (2, 1)},
+        {"padding": "same", "dilation": (1, 3)},
+        {"padding": 1, "padding_mode": "circular"},
+        {"padding": "same", "padding_mode": "reflect"},
+        {"padding": "valid", "dilation": (2,)},
+    ):
+        wide = PathConv2d(16, 8, (3, 2), 32, seed=1, kernel=kernel, **options)
+        torch.testing.assert_close(wide(x), wide.to_dense()(x))
+        for part in options.values():
+            assert part == 1 or str(part).strip("(),'") in repr(wide)
     for options, message in (
         ({"groups": 2}, "no groups"),
-        ({"stride": (1, 2)}, "the same in both"),
+        ({"stride": (1, 2, 3)}, "one or two integers"),
+        ({"dilation": 0}, "at least 1"),
+        ({"padding_mode": "mirror"}, "padding_mode 'mirror'"),
         ({"padding": "same", "stride": 2}, "stride of 1"),
         ({"padding": "full"}, "padding 'full'"),
     ):

@@ -2,8 +2,8 @@
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -175,6 +175,15 @@ class PathLayer(SparseLayer):
                 "remove that before the paths change"
             )
         return weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        nowhere = self.paths.is_meta
+        super()._apply(fn, recurse)
+        if nowhere and not self.paths.is_meta:
+            # What lies there is what the memory was before, and no number of a unit.
+            for buffer in self.buffers():
+                buffer.zero_()
+        return self
 
     @torch.inference_mode(False)  # what is trained later must not be made in that mode
     def _set_paths(self, paths: Tensor, device: torch.device | None = None) -> Tensor:

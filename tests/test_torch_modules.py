@@ -39,7 +39,7 @@ def test_checks_of_modules(name, check):
 @pytest.mark.parametrize("name", [n for n in LAYERS if n.startswith("MaxPool2d")])
 def test_what_a_module_of_pytorch_refuses_ours_refuses(name):
     for make, call in refused(name):
-        with pytest.raises((ValueError, TypeError), match="must (be|have)"):
+        with pytest.raises((ValueError, TypeError), match=r"must (be|have)"):
             make()(*call.args, **call.kwargs)
 
 

@@ -211,7 +211,9 @@ class IntegralNet(nn.Module):
     def draw(self, n: int, points: str) -> None:
         """Replace the nodes of all layers by n new ones each."""
         for layer in self.layers:
-            layer.draw(n, points, fold_in(self.seed, self.draws))
+            with torch.device("cpu"):
+                seed = fold_in(self.seed, self.draws)
+            layer.draw(n, points, seed)
             self.draws += 1
 
     def forward(self, images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ A gradient with respect to the inputs needs the edges sorted by input as well: t
 when it is first asked for, and kept, at 12 bytes a weight.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Self
 
@@ -128,7 +129,7 @@ class SampledLinear(SparseLinear):
         Parameters
         ----------
         linear
-            It is not changed.
+            It is not changed; what is frozen in it is so in the result.
         samples
             S, for each neuron: no neuron keeps more weights than that.
         method, order, seed
@@ -139,6 +140,7 @@ class SampledLinear(SparseLinear):
         UsageError
             For a layer on no device, whose weights are not known.
         """
+        samples = operator.index(samples)
         w = linear.weight.detach()  # [out_features, in_features]
         if w.is_meta:
             raise UsageError(
@@ -148,7 +150,11 @@ class SampledLinear(SparseLinear):
         counts = sample_counts(w, samples, method, order=order, seed=seed)
         scale = (w.double().abs().sum(1) / samples).to(w.dtype)  # [out_features]
         bias = None if linear.bias is None else linear.bias.detach().clone()
-        return cls.from_counts(counts, scale, bias)
+        layer = cls.from_counts(counts, scale, bias)
+        layer.scale.requires_grad_(linear.weight.requires_grad)  # what was frozen stays so
+        if bias is not None:
+            layer.bias.requires_grad_(linear.bias.requires_grad)
+        return layer
 
     @classmethod
     def random(
@@ -187,6 +193,8 @@ class SampledLinear(SparseLinear):
         ValueError
             For a number below one, more inputs than there are, or an unknown method.
         """
+        sizes = (in_features, out_features, fan_in)
+        in_features, out_features, fan_in = map(operator.index, sizes)  # NumPy's, too
         for name, value in (("in_features", in_features), ("out_features", out_features)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -283,7 +291,7 @@ class SampledLinear(SparseLinear):
         """Make room for the lists of a state, and check them."""
         if any(name not in state for name in _LISTS):
             return  # loading goes on to say what is missing
-        lists = {name: state[name] for name in _LISTS}
+        lists = {name: _whole(name, state[name]) for name in _LISTS}
         _check_lists(self.in_features, **lists)
         if len(lists["starts"]) != len(self.starts):
             return  # a layer of another size, as loading goes on to say
@@ -307,6 +315,15 @@ def _check_lists(in_features: int, starts: Tensor, inputs: Tensor, counts: Tenso
         raise ValueError(f"starts must grow from 0 to {len(inputs)}, the number of weights")
     if len(inputs) and not 0 <= inputs.min() <= inputs.max() < in_features:
         raise ValueError(f"inputs must be in 0 ... in_features - 1 = {in_features - 1}")
+
+
+def _whole(name: str, values: Tensor) -> Tensor:
+    """Return integers, also where they became floating point, as in averages of states."""
+    if not values.is_floating_point() or values.is_meta:
+        return values
+    if (values != values.round()).any():
+        raise ValueError(f"{name} are averages of different ones: average one layer's states")
+    return _narrow(values) if name == "counts" else values.int()
 
 
 def _check_units(units: int, **values: Tensor | None) -> None:

@@ -65,6 +65,8 @@ class PathLayer(SparseLayer):
         ):
             if value not in known:
                 raise unknown(name, value, known)
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype must be floating point, got {dtype}")
         self.filter_size = filter_size
         self.duplicates, self.init, self.sign = duplicates, init, sign
         self._kernel = kernel

@@ -69,8 +69,10 @@ class FeedbackMLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
         seed, outputs = layer_seed(seed), widths[-1]
         for number, n in enumerate(widths[1:-1]):
-            b = normals(n, outputs, source, substream(seed, number)) / n**0.5
-            self.register_buffer(f"feedback{number}", b.to(torch.get_default_dtype()))
+            with torch.device("cpu"):
+                b = normals(n, outputs, source, substream(seed, number)) / n**0.5
+            like = self.layers[0].weight
+            self.register_buffer(f"feedback{number}", b.to(like.device, like.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [b, ...] to logits [b, outputs]."""

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from mcnn import paths as paths_of
+from mcnn.density import quantize
 from mcnn.density.integers import IntegerLayer, sampled
+from mcnn.errors import UsageError
 from mcnn.integral import CosineBias, Fourier, IntegralLayer, RecurrentLayer
 from mcnn.integral.ridge import CosineProduct
-from mcnn.linear import SampledLinear
-from mcnn.partition import DropoutPartition, HashedPartition
+from mcnn.linear import SampledLinear, sample_linears
+from mcnn.partition import DropoutPartition, HashedPartition, replace_dropout
 from mcnn.paths import PathCNN, PathConv2d, PathLinear, PathMLP, PathResidual
 from mcnn.randomness import DropConnect, Dropout, FourierFeatures
 from mcnn.relu import MaxPool2d
@@ -179,12 +182,11 @@ def test_layers_on_no_device_are_filled_by_a_state(make, shape):
 @every_layer
 def test_states_of_averages_load(make, shape):
     layer, x = make(), inputs(3, *shape)
-    state = {
-        k: v.float() if v.dtype in (torch.int32,) and k.endswith("paths") else v
-        for k, v in layer.state_dict().items()
-    }
+    state = {k: v if v.is_floating_point() else v.float() for k, v in layer.state_dict().items()}
     other = make()
     other.load_state_dict(state)
+    kinds = [v.dtype for v in layer.state_dict().values()]
+    assert [v.dtype for v in other.state_dict().values()] == kinds
     torch.testing.assert_close(other(x), layer(x))
 
 
@@ -193,6 +195,13 @@ def test_averages_of_different_paths_are_refused():
     state = a.state_dict() | {"paths": (a.paths.float() + b.paths.float()) / 2}
     with pytest.raises(ValueError, match="averages of different"):
         a.load_state_dict(state)
+    layer = SampledLinear.random(16, 8, 4)
+    state = layer.state_dict() | {"counts": layer.counts / 2}
+    with pytest.raises(ValueError, match="counts are averages of different"):
+        layer.load_state_dict(state)
+    layer = DropoutPartition(3)
+    with pytest.raises(ValueError, match="an average of others"):
+        layer.load_state_dict({"_extra_state": layer.get_extra_state() / 2})
 
 
 def test_sizes_of_numpy_are_sizes():
@@ -201,6 +210,65 @@ def test_sizes_of_numpy_are_sizes():
     assert torch.equal(PathLinear(n, m, paths, seed=1).weight, plain.weight)
     assert PathMLP([n, m], paths, seed=1)(inputs(3, 16)).shape == (3, 8)
     assert PathConv2d(n, m, np.int64(3), paths, seed=1)(inputs(3, 16, 6, 6)).shape == (3, 8, 4, 4)
+    made = [
+        SampledLinear.random(n, m, np.int64(4)),
+        SampledLinear.from_linear(nn.Linear(16, 8), np.int64(4)),
+        DropoutPartition(np.int64(3)),
+        HashedPartition(np.int64(3)),
+        Dropout(n, np.float32(0.5)),
+        DropConnect(n, m),
+        ResidualODE(n, m, np.int64(2)),
+        FourierFeatures(n, m),
+        paths_of.compress(nn.Sequential(nn.Linear(16, 8)), paths=np.int64(40))[0],
+        paths_of.sparsify(nn.Linear(16, 8), density=np.float32(0.5))[0],
+    ]
+    for layer in made:
+        assert len(layer(inputs(3, 16))) == 3
+        assert "int64" not in repr(layer)
+    assert MaxPool2d(np.int64(2), np.int64(2))(inputs(1, 4, 4)).shape == (1, 2, 2)
+
+
+FROZEN = {
+    "sparsify": (lambda m: paths_of.sparsify(m, density=0.5)[0], nn.Linear),
+    "compress": (lambda m: paths_of.compress(m, paths=90)[0], nn.Linear),
+    "quantize": (lambda m: quantize(m, samples=4)[0], nn.Linear),
+    "sample_linears": (lambda m: sample_linears(m, samples=4)[0], nn.Linear),
+    "replace_dropout": (replace_dropout, nn.Linear),
+    "to_dense_model": (paths_of.to_dense_model, partial(PathLinear, paths=16)),
+    "to_gather_model": (paths_of.to_gather_model, partial(PathLinear, paths=16)),
+}
+
+
+@pytest.mark.parametrize(("function", "layer"), FROZEN.values(), ids=FROZEN)
+def test_what_was_frozen_stays_so(function, layer):
+    model = nn.Sequential(layer(8, 8), nn.Dropout(), layer(8, 4))
+    model[0].requires_grad_(False)
+    made = function(model)
+    assert [p.requires_grad for p in made[0].parameters()] == [False, False]
+    assert all(p.requires_grad for p in made[2].parameters())
+
+
+def test_who_reads_the_rate_of_a_partition_is_told():
+    for kind in (DropoutPartition, HashedPartition):
+        with pytest.warns(UserWarning, match=f"rate p of a {kind.__name__} was read"):
+            assert kind(4).p == 0.25
+    layer = DropoutPartition(2)
+    layer(inputs(2, 3, 4))
+    with pytest.raises(ValueError, match="HashedPartition where lengths change"):
+        layer(inputs(2, 5, 4))
+
+
+def test_what_layers_refuse_they_say():
+    for net in (PathLinear(8, 4, 16), nn.Sequential(PathLinear(8, 4, 16))):
+        for change in (paths_of.grow, paths_of.regrow):
+            with pytest.raises(TypeError, match="must be a PathMLP"):
+                change(net, 4)
+    with pytest.raises(TypeError, match="dtype must be floating point"):
+        PathLinear(8, 4, 16, dtype=torch.complex64)
+    with pytest.raises(UsageError, match="load it first"):
+        SampledLinear.from_linear(nn.Linear(8, 4, device="meta"), 4)
+    with pytest.raises(ValueError, match="must end in 4 units"):
+        Dropout(4)(torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("kernel", ["gather", "dense"])
@@ -212,9 +280,22 @@ def test_convolutions_take_what_those_of_torch_do(kernel):
     torch.testing.assert_close(same(x[0]), same(x)[0])
     pair = PathConv2d(16, 8, 3, 32, seed=1, kernel=kernel, stride=(2, 2), padding=[1, 1])
     torch.testing.assert_close(pair(x), pair.to_dense()(x))
+    for options in (
+        {"stride": (1, 2), "padding": (0, 1), "dilation": (2, 1)},
+        {"padding": "same", "dilation": (1, 3)},
+        {"padding": 1, "padding_mode": "circular"},
+        {"padding": "same", "padding_mode": "reflect"},
+        {"padding": "valid", "dilation": (2,)},
+    ):
+        wide = PathConv2d(16, 8, (3, 2), 32, seed=1, kernel=kernel, **options)
+        torch.testing.assert_close(wide(x), wide.to_dense()(x))
+        for part in options.values():
+            assert part == 1 or str(part).strip("(),'") in repr(wide)
     for options, message in (
         ({"groups": 2}, "no groups"),
-        ({"stride": (1, 2)}, "the same in both"),
+        ({"stride": (1, 2, 3)}, "one or two integers"),
+        ({"dilation": 0}, "at least 1"),
+        ({"padding_mode": "mirror"}, "padding_mode 'mirror'"),
         ({"padding": "same", "stride": 2}, "stride of 1"),
         ({"padding": "full"}, "padding 'full'"),
     ):

@@ -7,9 +7,10 @@ from torch import nn
 from mcnn.integral import IntegralLayer, IntegralNet, RecurrentLayer
 from mcnn.integral.kernels import Fourier
 from mcnn.linear import SampledLinear
-from mcnn.partition import DropoutPartition
+from mcnn.partition import DropoutPartition, replace_dropout
 from mcnn.partition.hashed import HashedPartition
 from mcnn.paths import PathCNN, PathConv2d, PathLinear, PathMLP, PathResidual
+from mcnn.randomness import DropConnect, Dropout, FeedbackMLP, FourierFeatures
 from mcnn.residual import ResidualODE
 
 PINNED = {
@@ -24,7 +25,8 @@ PINNED = {
 def numbers(layer):
     """All that was drawn for a layer."""
     found = [*layer.parameters(), *layer.buffers()]
-    if isinstance(layer, DropoutPartition | HashedPartition):
+    drops = isinstance(layer, DropoutPartition | HashedPartition | Dropout)
+    if drops or type(layer) is nn.Sequential:
         found += [layer(torch.ones(3, 40)), layer(torch.ones(3, 40))]
     if isinstance(layer, IntegralNet):  # what is drawn next
         layer.draw(64, "random")
@@ -51,6 +53,11 @@ LAYERS = {
         [IntegralLayer(kernel(), seed=0), IntegralLayer(kernel(), seed=0)], 2, n=64, **seed
     ),
     "RecurrentLayer": lambda **seed: RecurrentLayer(kernel(), n=64, **seed),
+    "Dropout": lambda **seed: Dropout(40, **seed),
+    "FourierFeatures": lambda **seed: FourierFeatures(4, 8, **seed),
+    "replace_dropout": lambda **seed: replace_dropout(
+        nn.Sequential(nn.Dropout(), nn.Dropout(1 / 3)), **seed
+    ),
     "SampledLinear.random": lambda **seed: SampledLinear.random(16, 16, 4, **seed),
 }
 every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
@@ -109,3 +116,21 @@ def test_a_plain_network_is_seeded_as_a_whole():
     a, b = net(), net()
     x = torch.ones(2, 8)
     assert torch.equal(a(x), b(x))
+
+
+def test_layers_whose_weights_are_pytorchs_draw_the_rest_alike():
+    drawn = {
+        "masks": lambda **seed: DropConnect(16, 8, **seed).coins(16, nn.Identity()),
+        "feedback": lambda **seed: FeedbackMLP((4, 8, 3), **seed).feedback0,
+    }
+    for make in drawn.values():
+        assert not torch.equal(make(), make())
+        assert torch.equal(make(seed=3), make(seed=3))
+
+
+def test_dropouts_that_are_replaced_have_masks_of_their_own():
+    model = nn.Sequential(nn.Dropout(), nn.Dropout())
+    for options in ({}, {"seed": 4}, {"seed": torch.Generator().manual_seed(1)}):
+        first, second = replace_dropout(model, **options)
+        x = torch.ones(1, 64)
+        assert not torch.equal(first(x), second(x))

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.integral.kernels import Kernel, cosines
-from mcnn.integral.nodes import nodes, place
+from mcnn.integral.sampled import Sampled
 from mcnn.sampling import fold_in
 from mcnn.seeds import layer_seed
 
 
-class IntegralLayer(nn.Module):
+class IntegralLayer(Sampled):
     """The layer a(y) = ∫ w(x, y) max{0, a(x)} dx + b(y), the integral sampled at n nodes.
 
     Parameters
@@ -66,9 +66,6 @@ class IntegralLayer(nn.Module):
     torch.Size([1, 10])
     """
 
-    x: Tensor
-    weights: Tensor
-
     def __init__(
         self,
         kernel: Kernel,
@@ -79,20 +76,7 @@ class IntegralLayer(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__()
-        self.kernel = kernel
-        self.bias = bias
-        device, dtype = place(kernel, bias, device=device, dtype=dtype)
-        x = torch.empty(0, kernel.inputs, device=device, dtype=dtype)
-        self.register_buffer("x", x, persistent=False)
-        self.register_buffer("weights", x.new_empty(0), persistent=False)
-        self.draw(n, points, seed)
-
-    def draw(self, n: int, points: str, seed: int | torch.Generator | None = None) -> None:
-        """Replace the nodes, on the same device and in the same precision."""
-        where = (self.x.device, self.x.dtype)
-        with torch.device("cpu"):
-            self.x, self.weights = nodes(n, self.kernel.inputs, points, layer_seed(seed), *where)
+        super().__init__(kernel, bias, points, n, seed, dtype, device)
 
     def forward(self, a: Tensor, y: Tensor) -> Tensor:
         """Return the layer's output at y.
@@ -219,7 +203,7 @@ class IntegralNet(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.register_buffer("classes", torch.arange(classes), persistent=False)
+        self.classes = classes
         self.seed = layer_seed(seed)
         self.draws = 0
         self.draw(n, points)
@@ -227,7 +211,9 @@ class IntegralNet(nn.Module):
     def draw(self, n: int, points: str) -> None:
         """Replace the nodes of all layers by n new ones each."""
         for layer in self.layers:
-            layer.draw(n, points, fold_in(self.seed, self.draws))
+            with torch.device("cpu"):
+                seed = fold_in(self.seed, self.draws)
+            layer.draw(n, points, seed)
             self.draws += 1
 
     def forward(self, images: Tensor) -> Tensor:
@@ -235,4 +221,4 @@ class IntegralNet(nn.Module):
         a = picture(images)(self.layers[0].x)  # [b, n]
         for layer, after in zip(self.layers[:-1], self.layers[1:], strict=True):
             a = layer(a, after.x)
-        return self.layers[-1](a, self.classes)
+        return self.layers[-1](a, torch.arange(self.classes, device=a.device))

@@ -17,15 +17,14 @@ Source: slide "Learning Integral Operator Kernels" of A. Keller's talk.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mcnn.integral.kernels import Kernel
-from mcnn.integral.nodes import nodes, place
-from mcnn.seeds import layer_seed
+from mcnn.integral.sampled import Sampled
 
 
-class RecurrentLayer(nn.Module):
+class RecurrentLayer(Sampled):
     """The solution of a(y) = f(y) + ∫ w(x, y) max{0, a(x)} dx at n nodes.
 
     Parameters
@@ -50,9 +49,6 @@ class RecurrentLayer(nn.Module):
     [2.0]
     """
 
-    x: Tensor
-    weights: Tensor
-
     def __init__(
         self,
         kernel: Kernel,
@@ -63,16 +59,10 @@ class RecurrentLayer(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__()
         if steps < 0:
             raise ValueError(f"steps must not be negative, got {steps}")
-        self.kernel = kernel
+        super().__init__(kernel, None, points, n, seed, dtype, device)
         self.steps = steps
-        device, dtype = place(kernel, device=device, dtype=dtype)
-        with torch.device("cpu"):
-            x, weights = nodes(n, kernel.inputs, points, layer_seed(seed), device, dtype)
-        self.register_buffer("x", x, persistent=False)
-        self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, source: Tensor) -> Tensor:
         """Return a at the nodes: from f at the nodes, [b, n], to [b, n]."""

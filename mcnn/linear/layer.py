@@ -15,14 +15,16 @@ A gradient with respect to the inputs needs the edges sorted by input as well: t
 when it is first asked for, and kept, at 12 bytes a weight.
 """
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.density import sample_counts
-from mcnn.errors import unknown
+from mcnn.errors import UsageError, unknown
 from mcnn.linear.wiring import METHODS, sample_connections, signs
 from mcnn.seeds import layer_seed
 from mcnn.sparse.autograd import is_transformed, product
@@ -127,17 +129,32 @@ class SampledLinear(SparseLinear):
         Parameters
         ----------
         linear
-            It is not changed.
+            It is not changed; what is frozen in it is so in the result.
         samples
             S, for each neuron: no neuron keeps more weights than that.
         method, order, seed
             As in :func:`mcnn.density.sample_counts`, whose errors these are.
+
+        Raises
+        ------
+        UsageError
+            For a layer on no device, whose weights are not known.
         """
+        samples = operator.index(samples)
         w = linear.weight.detach()  # [out_features, in_features]
+        if w.is_meta:
+            raise UsageError(
+                "the layer is on no device (meta), and which weights are sampled depends on them: "
+                "load it first"
+            )
         counts = sample_counts(w, samples, method, order=order, seed=seed)
         scale = (w.double().abs().sum(1) / samples).to(w.dtype)  # [out_features]
         bias = None if linear.bias is None else linear.bias.detach().clone()
-        return cls.from_counts(counts, scale, bias)
+        layer = cls.from_counts(counts, scale, bias)
+        layer.scale.requires_grad_(linear.weight.requires_grad)  # what was frozen stays so
+        if bias is not None:
+            layer.bias.requires_grad_(linear.bias.requires_grad)
+        return layer
 
     @classmethod
     def random(
@@ -147,8 +164,8 @@ class SampledLinear(SparseLinear):
         fan_in: int,
         method: str = "jittered",
         seed: int | torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> "SampledLinear":
         r"""Return an untrained layer with a given number of inputs for each unit.
 
@@ -169,13 +186,15 @@ class SampledLinear(SparseLinear):
             The same seed gives the same layer on every device; by default it comes from PyTorch's
             generator, so that layers made alike differ.
         device, dtype
-            Of the layer, and of its scale and bias.
+            Of the layer, and of its scale and bias; by default PyTorch's.
 
         Raises
         ------
         ValueError
             For a number below one, more inputs than there are, or an unknown method.
         """
+        sizes = (in_features, out_features, fan_in)
+        in_features, out_features, fan_in = map(operator.index, sizes)  # NumPy's, too
         for name, value in (("in_features", in_features), ("out_features", out_features)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -184,13 +203,16 @@ class SampledLinear(SparseLinear):
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         _check_size(out_features * fan_in)
-        seed = layer_seed(seed)
-        starts = torch.arange(out_features + 1, dtype=torch.int32) * fan_in
-        inputs = sample_connections(in_features, out_features, fan_in, method, seed).flatten()
-        scale = torch.full((out_features,), (2 / fan_in) ** 0.5, dtype=dtype)
-        bias = torch.zeros(out_features, dtype=dtype)
-        counts = signs(out_features, fan_in, seed).flatten()
-        return cls(in_features, starts, inputs, counts, scale, bias).to(device)
+        device = torch.get_default_device() if device is None else device
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        with torch.device("cpu"):  # drawn there, so that every device has the same
+            seed = layer_seed(seed)
+            starts = torch.arange(out_features + 1, dtype=torch.int32) * fan_in
+            inputs = sample_connections(in_features, out_features, fan_in, method, seed).flatten()
+            scale = torch.full((out_features,), (2 / fan_in) ** 0.5, dtype=dtype)
+            bias = torch.zeros(out_features, dtype=dtype)
+            counts = signs(out_features, fan_in, seed).flatten()
+            return cls(in_features, starts, inputs, counts, scale, bias).to(device)
 
     @property
     def n_weights(self) -> int:
@@ -249,6 +271,15 @@ class SampledLinear(SparseLinear):
             y = y.add_(self.bias[:, None])
         return y.relu_() if relu else y
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        nowhere = self.starts.is_meta
+        super()._apply(fn, recurse)
+        if nowhere and not self.starts.is_meta:
+            # What lies there is what the memory was before, and no number of a unit.
+            for buffer in self.buffers():
+                buffer.zero_()
+        return self
+
     def _keep_backward_lists(self) -> None:
         if self._order is None:
             edges = self.edges
@@ -260,7 +291,7 @@ class SampledLinear(SparseLinear):
         """Make room for the lists of a state, and check them."""
         if any(name not in state for name in _LISTS):
             return  # loading goes on to say what is missing
-        lists = {name: state[name] for name in _LISTS}
+        lists = {name: _whole(name, state[name]) for name in _LISTS}
         _check_lists(self.in_features, **lists)
         if len(lists["starts"]) != len(self.starts):
             return  # a layer of another size, as loading goes on to say
@@ -284,6 +315,15 @@ def _check_lists(in_features: int, starts: Tensor, inputs: Tensor, counts: Tenso
         raise ValueError(f"starts must grow from 0 to {len(inputs)}, the number of weights")
     if len(inputs) and not 0 <= inputs.min() <= inputs.max() < in_features:
         raise ValueError(f"inputs must be in 0 ... in_features - 1 = {in_features - 1}")
+
+
+def _whole(name: str, values: Tensor) -> Tensor:
+    """Return integers, also where they became floating point, as in averages of states."""
+    if not values.is_floating_point() or values.is_meta:
+        return values
+    if (values != values.round()).any():
+        raise ValueError(f"{name} are averages of different ones: average one layer's states")
+    return _narrow(values) if name == "counts" else values.int()
 
 
 def _check_units(units: int, **values: Tensor | None) -> None:

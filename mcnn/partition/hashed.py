@@ -36,9 +36,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from mcnn.partition import native
-from mcnn.partition.parts import check_parts, parts_or_rate
+from mcnn.partition.parts import check_parts, parts_or_rate, rate_read, saved_integers
 from mcnn.recomputation import refuse_in_backward, repeated
 from mcnn.sampling import as_seed, hash_bits
 from mcnn.seeds import layer_seed
@@ -96,7 +97,7 @@ def drop_part(x: Tensor, parts: int, step: int, seed: int = 0) -> Tensor:
     >>> (steps == 0).sum(0).tolist(), steps.unique().tolist()
     ([[1, 1, 1, 1], [1, 1, 1, 1]], [0.0, 1.5])
     """
-    check_parts(parts)
+    parts = check_parts(parts)
     if step < 0:
         raise ValueError(f"step must be at least 0, got {step}")
     _check_input(x)
@@ -158,6 +159,11 @@ class HashedPartition(nn.Module):
         self.register_load_state_dict_pre_hook(_fill_in_state)
 
     @property
+    def p(self) -> float:
+        """Rate 1/P that it stands for; a warning says what reading it means."""
+        return rate_read("HashedPartition", self.parts)
+
+    @property
     def step(self) -> int:
         """Steps taken."""
         return int(self._state[0])
@@ -179,7 +185,7 @@ class HashedPartition(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Resume where :meth:`get_extra_state` left."""
         with torch.inference_mode(False):
-            self._state = state.to("cpu", copy=True)
+            self._state = torch.tensor(saved_integers(state), device="cpu")
 
     def extra_repr(self) -> str:
         """Describe the options in ``repr``."""
@@ -188,7 +194,7 @@ class HashedPartition(nn.Module):
 
 def _dropped(x: Tensor, state: Tensor, parts: int, again: bool = False) -> Tensor:
     """Take the turn of a state; ``again`` in a backward pass, where operators refuse."""
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not _is_transformed():
         take = _hashed_turn if again else torch.ops.mcnn.hashed_turn
         y = _DropInC.apply(x, take(state), parts)
         return y if x.is_contiguous() else torch.empty_like(x, requires_grad=False).copy_(y)
@@ -196,6 +202,13 @@ def _dropped(x: Tensor, state: Tensor, parts: int, again: bool = False) -> Tenso
     take = _next_turn if again else torch.ops.mcnn.next_turn
     bounds, keys = take(state, parts, len(x), units, x.device)
     return _Drop.apply(x, bounds, keys, parts)
+
+
+def _is_transformed() -> bool:
+    """Return whether ``torch.func`` or forward mode looks at it: that sees PyTorch's operators."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class _DropInC(torch.autograd.Function):
@@ -218,6 +231,8 @@ class _DropInC(torch.autograd.Function):
 class _Drop(torch.autograd.Function):
     """Multiply by a mask that is computed here, and again in the backward pass."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, bounds: Tensor, keys: Tensor, parts: int) -> Tensor:
         examples = keys[: len(x)].view(-1, *[1] * (x.ndim - 1))  # [b, 1, ...]
@@ -230,6 +245,11 @@ class _Drop(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, bounds, keys, ctx.parts = inputs
         ctx.save_for_backward(bounds, keys)
+        ctx.save_for_forward(bounds, keys)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _Drop.apply(tangent, *ctx.saved_tensors, ctx.parts)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

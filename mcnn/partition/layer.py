@@ -5,7 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcnn.partition.parts import SOURCES, check_choice, part_labels, parts_or_rate
+from mcnn.partition.parts import (
+    SOURCES,
+    check_choice,
+    part_labels,
+    parts_or_rate,
+    rate_read,
+    saved_integers,
+)
 from mcnn.recomputation import refuse_in_backward, repeated
 from mcnn.seeds import layer_seed
 
@@ -133,6 +140,11 @@ class DropoutPartition(nn.Module):
         self.register_load_state_dict_pre_hook(_fill_in_state)
 
     @property
+    def p(self) -> float:
+        """Rate 1/P that it stands for; a warning says what reading it means."""
+        return rate_read("DropoutPartition", self.parts)
+
+    @property
     def numbers_drawn(self) -> int:
         """Random numbers so far."""
         return int(self._state[_DRAWN])
@@ -202,7 +214,7 @@ class DropoutPartition(nn.Module):
         ValueError
             If that was with another number of parts.
         """
-        *values, parts, seed = state.tolist()
+        *values, parts, seed = saved_integers(state)
         if parts != self.parts:
             raise ValueError(
                 f"the checkpoint has {parts} parts and this layer {self.parts}: make the layer "
@@ -279,7 +291,7 @@ def _take_turn(
     if units not in (0, n):
         raise ValueError(
             f"the input has {n} units, but the partition was drawn for {units}: use one "
-            "DropoutPartition in each place"
+            "DropoutPartition in each place, and HashedPartition where lengths change"
         )
     again = redraw == "cycle" or (redraw == "epoch" and epoch == 1)
     draw = units == 0 or (turn == 0 and again)

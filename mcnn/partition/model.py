@@ -21,6 +21,7 @@ from mcnn.modelwise import deepcopied, exchanged
 from mcnn.partition.hashed import HashedPartition
 from mcnn.partition.layer import DropoutPartition
 from mcnn.partition.parts import MAX_PARTS
+from mcnn.sampling import as_seed
 
 _MASKS = ("shared", "own")
 _CHANNELS = nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
@@ -31,7 +32,7 @@ def replace_dropout(
     model: nn.Module,
     parts: int | None = None,
     *,
-    seed: int = 0,
+    seed: int | torch.Generator | None = None,
     masks: str = "shared",
     nearest: bool = False,
     **options: Any,
@@ -46,7 +47,8 @@ def replace_dropout(
     parts
         P; by default 1/p for each layer's own rate p.
     seed
-        Of the first layer; every other has the next.
+        Of the first layer, an integer or a generator, which is advanced by one draw; every other
+        layer has the next. By default each has its own from PyTorch's generator.
     masks
         ``"shared"``: a :class:`mcnn.partition.DropoutPartition`, one mask for a batch, whose number
         of units must not change.
@@ -84,19 +86,21 @@ def replace_dropout(
         raise unknown("masks", masks, _MASKS)
     rounded: dict[str, str] = {}
     count = 0
+    first = None if seed is None else as_seed(seed)
 
     def new(name: str, layer: nn.Module) -> nn.Module | None:
         nonlocal count
         if not isinstance(layer, nn.Dropout | _CHANNELS) or (not layer.p and parts is None):
             return None
         chosen = _parts(name, layer.p, nearest, rounded) if parts is None else parts
+        own = None if first is None else first + count
         count += 1
         if masks == "own":
             if isinstance(layer, _CHANNELS):
                 raise ValueError(f"layer {name!r} drops channels: take masks='shared' for it")
-            return HashedPartition(chosen, seed=seed + count - 1, **options).train(layer.training)
+            return HashedPartition(chosen, seed=own, **options).train(layer.training)
         channels = {"channels": isinstance(layer, _CHANNELS)}
-        made = DropoutPartition(chosen, **channels | options, seed=seed + count - 1)
+        made = DropoutPartition(chosen, **channels | options, seed=own)
         return made.train(layer.training)
 
     model = exchanged(deepcopied(model), new)

@@ -1,6 +1,9 @@
 """Throwing units into parts."""
 
+import operator
+import warnings
 from collections.abc import Callable
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -67,10 +70,9 @@ def part_labels(
     >>> part_labels(9, 3, balanced=True).bincount().tolist()
     [3, 3, 3]
     """
-    check_parts(parts)
+    parts = check_parts(parts)
     check_choice("source", source, tuple(SOURCES))
-    for name, value, least in (("units", units, 1), ("start", start, 0)):
-        _check_count(name, value, least)
+    units, start = _count("units", units, 1), _count("start", start, 0)
     bits = SOURCES[source](as_seed(seed), start, units, device)  # [units], int64
     if balanced:
         # No two numbers of a source are the same, so the order is that of no ties.
@@ -97,16 +99,18 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise unknown(name, value, choices)
 
 
-def check_parts(parts: int) -> None:
-    """Refuse what is no number of parts."""
-    if isinstance(parts, bool) or not isinstance(parts, int):
+def check_parts(parts: SupportsIndex) -> int:
+    """Return a number of parts as an int, and refuse what is none."""
+    if isinstance(parts, bool) or not isinstance(parts, SupportsIndex):
         raise TypeError(
             f"parts must be an int, got {parts!r}: P parts stand for dropout at a rate of 1/P"
         )
+    parts = operator.index(parts)
     if parts < 2:
         raise ValueError(f"parts must be at least 2, got {parts}: one part would be every unit")
     if parts > MAX_PARTS:
         raise ValueError(f"parts must be at most {MAX_PARTS}, got {parts}: a label is one byte")
+    return parts
 
 
 def parts_of_rate(p: float) -> int:
@@ -139,12 +143,42 @@ def parts_or_rate(parts: int | None, p: float | None) -> int:
         raise TypeError("give either parts, P, or p, the rate 1/P")
     if parts is None:
         return parts_of_rate(p)
-    check_parts(parts)
-    return parts
+    return check_parts(parts)
 
 
-def _check_count(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+def rate_read(layer: str, parts: int) -> float:
+    """Return the rate 1/P to somebody who asks a partition for it, and say what that means.
+
+    Warns
+    -----
+    UserWarning
+        Who has the rate drops units without the layer.
+    """
+    warnings.warn(
+        f"the rate p of a {layer} was read: what reads it, as attention does that hands it on to "
+        "scaled_dot_product_attention, drops units by itself and at random; keep nn.Dropout there",
+        stacklevel=3,
+    )
+    return 1 / parts
+
+
+def saved_integers(state: Tensor) -> list[int]:
+    """Return the integers of a saved state, also where it became floating point.
+
+    Raises
+    ------
+    ValueError
+        If they are none: those of averaged states.
+    """
+    if (state != state.round()).any():
+        raise ValueError("the state of a partition is an average of others: take that of one")
+    return [max(-(2**63), min(int(v), 2**63 - 1)) for v in state.tolist()]
+
+
+def _count(name: str, value: SupportsIndex, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    value = operator.index(value)
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value

@@ -2,8 +2,8 @@
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,8 @@ class PathLayer(SparseLayer):
         ):
             if value not in known:
                 raise unknown(name, value, known)
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype must be floating point, got {dtype}")
         self.filter_size = filter_size
         self.duplicates, self.init, self.sign = duplicates, init, sign
         self._kernel = kernel
@@ -175,6 +177,15 @@ class PathLayer(SparseLayer):
                 "remove that before the paths change"
             )
         return weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        nowhere = self.paths.is_meta
+        super()._apply(fn, recurse)
+        if nowhere and not self.paths.is_meta:
+            # What lies there is what the memory was before, and no number of a unit.
+            for buffer in self.buffers():
+                buffer.zero_()
+        return self
 
     @torch.inference_mode(False)  # what is trained later must not be made in that mode
     def _set_paths(self, paths: Tensor, device: torch.device | None = None) -> Tensor:

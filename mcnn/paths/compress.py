@@ -36,7 +36,9 @@ The latter needs no walk at all, only counts, for any number of paths.
 Source: slides "Sampling Paths through Networks" of A. Keller's talk.
 """
 
+import operator
 from collections.abc import Callable
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -125,8 +127,9 @@ def compress(
     >>> report.paths, report.distinct <= 2000
     (1000, True)
     """
-    if isinstance(paths, bool) or not isinstance(paths, int):
+    if isinstance(paths, bool) or not isinstance(paths, SupportsIndex):
         raise TypeError(f"paths must be an int, got {type(paths).__name__}")
+    paths = operator.index(paths)
     if not 1 <= paths < 2**53:
         raise ValueError(f"paths must be at least 1, and less than 2**53, got {paths}")
     for name, value, known in (("method", method, METHODS), ("weights", weights, WEIGHTS)):

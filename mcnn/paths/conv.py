@@ -14,22 +14,28 @@ from mcnn.sparse.autograd import product
 from mcnn.sparse.structure import as_autocast
 
 KERNELS = ("auto", "gather", "dense")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 # On a CPU, a convolution with zeros in it is faster from this share of all edges on; the copies of
 # the input that the gather makes cost as much as so many more edges into each channel.
 DENSE_FROM = 0.35
 COPIES = 40
 
 
-def _side(name: str, value: int | tuple[int, int]) -> int:
-    """Return one number for both directions."""
+def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+    """Return a number for each of the two directions, vertical and horizontal."""
     sides = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(sides) != 2 or sides[0] != sides[1]:
-        raise ValueError(f"{name} must be the same in both directions, got {value}")
-    return operator.index(sides[0])
+    if len(sides) == 1:
+        sides *= 2
+    if len(sides) != 2:
+        raise ValueError(f"{name} must be one or two integers, got {value}")
+    sides = operator.index(sides[0]), operator.index(sides[1])
+    if min(sides) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return sides
 
 
 class PathConv2d(PathLayer):
-    r"""A convolution with a k×k filter for each path, in place of :class:`torch.nn.Conv2d`.
+    r"""A convolution with a filter for each path, in place of :class:`torch.nn.Conv2d`.
 
     Units are channels: an edge convolves a channel of the input with its own filter and adds the
     result to a channel of the output.
@@ -39,22 +45,24 @@ class PathConv2d(PathLayer):
     in_channels, out_channels
         Channels before and behind the layer.
     kernel_size
-        Side k of the filters, an integer, or a pair of the same.
+        Sides k×l of the filters: an integer, or a pair.
     paths, method, seed
         As of :class:`mcnn.paths.PathLinear`, with channels for units.
-    stride, padding
-        As of :class:`torch.nn.Conv2d`, equal in both directions; the padding may be ``"valid"`` or,
-        with an odd kernel size and a stride of one, ``"same"``.
+    stride, padding, dilation, padding_mode
+        As of :class:`torch.nn.Conv2d`; the padding may be ``"valid"`` or, with a stride of one,
+        ``"same"``.
+    groups
+        Must be 1: paths join channels as groups would.
     options
-        Of :class:`mcnn.paths.PathLinear`, but for two: the n of ``init`` is k² times as large, and
-        ``kernel`` is ``"gather"``, which goes through the edges for each of the k² places of a
+        Of :class:`mcnn.paths.PathLinear`, but for two: the n of ``init`` is k l times as large, and
+        ``kernel`` is ``"gather"``, which goes through the edges for each of the k l places of a
         filter, ``"dense"``, which is PyTorch's convolution with zeros in it, or ``"auto"``, which
         takes the first where it was faster: from 128 channels on, below 4 to 25 % of all edges.
 
     Attributes
     ----------
     weight : Parameter
-        [edges, k, k], sorted by output and within it by input.
+        [edges, k, l], sorted by output and within it by input.
 
     Raises
     ------
@@ -83,30 +91,30 @@ class PathConv2d(PathLayer):
         *,
         stride: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
         **options: Any,
     ) -> None:
-        for name, usual in (("groups", 1), ("dilation", 1), ("padding_mode", "zeros")):
-            if name in options and options.pop(name) != usual:
-                raise ValueError(
-                    f"a convolution of paths has no {name}: keep nn.Conv2d there (paths join "
-                    "channels as groups would)"
-                )
-        kernel_size, stride = _side("kernel_size", kernel_size), _side("stride", stride)
-        if padding == "same" and (kernel_size % 2 == 0 or stride > 1):
-            raise ValueError("padding='same' needs an odd kernel_size and a stride of 1")
+        if groups != 1:
+            raise ValueError(
+                "a convolution of paths has no groups: keep nn.Conv2d there (paths join channels "
+                "as groups would)"
+            )
+        if padding_mode not in PADDING_MODES:
+            raise unknown("padding_mode", padding_mode, PADDING_MODES)
+        shape = _pair("kernel_size", kernel_size, 1)
+        stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
         if isinstance(padding, str):
             if padding not in ("valid", "same"):
                 raise unknown("padding", padding, ("valid", "same"))
-            padding = kernel_size // 2 if padding == "same" else 0
-        padding = _side("padding", padding)
-        if kernel_size < 1 or stride < 1 or padding < 0:
-            raise ValueError(
-                "kernel_size and stride must be at least 1 and padding at least 0, "
-                f"got {kernel_size}, {stride} and {padding}"
-            )
-        shape = (kernel_size, kernel_size)
+            if padding == "same" and stride != (1, 1):
+                raise ValueError("padding='same' needs a stride of 1")
+        else:
+            padding = _pair("padding", padding, 0)
         super().__init__(in_channels, out_channels, shape, KERNELS, paths, method, seed, **options)
-        self.stride, self.padding = stride, padding
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.padding_mode = padding_mode
 
     @property
     def kernel(self) -> str:
@@ -123,23 +131,31 @@ class PathConv2d(PathLayer):
         """
         if input.dim() == 3 and input.shape[0] == self.in_units:
             return self(input.unsqueeze(0)).squeeze(0)
-        k = self.filter_size[0]
-        smallest = k - 2 * self.padding
-        if input.dim() != 4 or input.shape[1] != self.in_units or min(input.shape[2:]) < smallest:
+        (k, n), (down, across) = self.filter_size, self.dilation
+        left, right, top, bottom = self._margins()
+        height, width = down * (k - 1) + 1, across * (n - 1) + 1  # of the places that a filter sees
+        least = max(1, height - top - bottom), max(1, width - left - right)
+        small = input.dim() != 4 or input.shape[2] < least[0] or input.shape[3] < least[1]
+        if small or input.shape[1] != self.in_units:
             raise ValueError(
                 f"the input must be [batch, {self.in_units}, h, w] with sides of at least "
-                f"{max(1, smallest)}, got {list(input.shape)}"
+                f"{least[0]} and {least[1]}, got {list(input.shape)}"
             )
         if self.kernel == "dense":
-            return F.conv2d(input, self.dense_weight(), self.bias, self.stride, self.padding)
-        b, _, h, w = input.shape
-        h, w = ((side + 2 * self.padding - k) // self.stride + 1 for side in (h, w))
-        padded = F.pad(input, [self.padding] * 4).transpose(0, 1)  # [in_channels, batch, ...]
+            padding = self.padding
+            if self.padding_mode != "zeros":
+                input, padding = self._padded(input), 0
+            w, bias = self.dense_weight(), self.bias
+            return F.conv2d(input, w, bias, self.stride, padding, self.dilation)
+        padded = self._padded(input).transpose(0, 1)  # [in_channels, batch, ...]
+        b = len(input)
+        h = (padded.shape[2] - height) // self.stride[0] + 1
+        w = (padded.shape[3] - width) // self.stride[1] + 1
         weights, edges = self.weights(), self.edges
         y: Tensor | float = 0.0
-        for i, j in pairs(range(k), range(k)):
-            rows = slice(i, i + self.stride * h, self.stride)
-            columns = slice(j, j + self.stride * w, self.stride)
+        for i, j in pairs(range(k), range(n)):
+            rows = slice(i * down, i * down + self.stride[0] * h, self.stride[0])
+            columns = slice(j * across, j * across + self.stride[1] * w, self.stride[1])
             shifted = padded[:, :, rows, columns].reshape(self.in_units, -1)
             y = y + product(shifted, weights[:, i, j], edges)  # [out_channels, batch h' w']
         y = y.view(self.out_units, b, h, w).transpose(0, 1)
@@ -149,7 +165,31 @@ class PathConv2d(PathLayer):
         rows = input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last)
         return y.contiguous(memory_format=torch.contiguous_format if rows else torch.channels_last)
 
+    def _margins(self) -> tuple[int, int, int, int]:
+        """Return how wide the padding is: left, right, top, bottom."""
+        if self.padding == "valid":
+            return 0, 0, 0, 0
+        if self.padding == "same":  # what is left over goes to the far end, as in PyTorch
+            down, across = (
+                d * (k - 1) for d, k in zip(self.dilation, self.filter_size, strict=True)
+            )
+            return across // 2, across - across // 2, down // 2, down - down // 2
+        down, across = self.padding
+        return across, across, down, down
+
+    def _padded(self, input: Tensor) -> Tensor:
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(input, self._margins(), mode)
+
     def to_dense(self) -> nn.Conv2d:
         """Return the same layer with all filters, zero where there is no edge."""
         sizes = (self.in_units, self.out_units, self.filter_size)
-        return self._filled(nn.Conv2d, *sizes, stride=self.stride, padding=self.padding)
+        names = ("stride", "padding", "dilation", "padding_mode")
+        return self._filled(nn.Conv2d, *sizes, **{name: getattr(self, name) for name in names})
+
+    def extra_repr(self) -> str:
+        """Describe the layer in ``repr``."""
+        usual = {"padding": (0, 0), "dilation": (1, 1), "padding_mode": "zeros"}
+        sizes = {"kernel_size": self.filter_size, "stride": self.stride}
+        sizes |= {k: v for k in usual if (v := getattr(self, k)) != usual[k]}
+        return ", ".join([super().extra_repr(), *(f"{k}={v!r}" for k, v in sizes.items())])

@@ -92,11 +92,16 @@ def _gathered(layer: SparseLayer) -> GatherLinear:
 
 
 def _converted(model: nn.Module, convert: Callable[[SparseLayer], nn.Module]) -> nn.Module:
+    def converted(layer: SparseLayer) -> nn.Module:
+        made = convert(layer)
+        frozen = not any(p.requires_grad for p in layer.parameters())
+        return made.requires_grad_(False) if frozen else made
+
     def new(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, PathMLP):
-            layers = [m for layer in module.layers for m in (convert(layer), nn.ReLU())]
+            layers = [m for layer in module.layers for m in (converted(layer), nn.ReLU())]
             return nn.Sequential(nn.Flatten(), *layers[:-1])
-        return convert(module) if isinstance(module, SparseLayer) else None
+        return converted(module) if isinstance(module, SparseLayer) else None
 
     return exchanged(deepcopied(model), new)
 

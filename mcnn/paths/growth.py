@@ -40,6 +40,8 @@ def grow(net: PathMLP, paths: int, scale: float = 1.0) -> None:
 
     Raises
     ------
+    TypeError
+        For anything but a PathMLP.
     ValueError
         If the paths of the network were given and not sampled, or ``paths`` is less than 1.
     UsageError
@@ -52,6 +54,7 @@ def grow(net: PathMLP, paths: int, scale: float = 1.0) -> None:
     >>> bool((net.paths == PathMLP([8, 8, 4], paths=32, seed=3).paths).all())
     True
     """
+    _check_network(net)
     old = net.paths
     fresh = _next_paths(net, paths).to(old.device)
     origin = torch.arange(old.shape[1] + paths, device=old.device)
@@ -81,6 +84,7 @@ def regrow(net: PathMLP, paths: int, scale: float = 1.0) -> Tensor:
     ValueError
         As :func:`grow`, and if there are not more paths than are to leave.
     """
+    _check_network(net)
     old = net.paths
     if paths >= old.shape[1]:
         raise ValueError(f"paths must leave some of {old.shape[1]}, got {paths}")
@@ -96,6 +100,14 @@ def regrow(net: PathMLP, paths: int, scale: float = 1.0) -> Tensor:
 def strengths(net: PathMLP) -> Tensor:
     """Return the logarithm of the product of the absolute weights along each path, [paths]."""
     return sum(layer.weights().abs().log()[layer.edge_of_path()] for layer in net.layers)
+
+
+def _check_network(net: PathMLP) -> None:
+    if not isinstance(net, PathMLP):
+        raise TypeError(
+            f"net must be a PathMLP, whose paths go through all of its layers, got a "
+            f"{type(net).__name__}: single layers have replace_paths()"
+        )
 
 
 def _next_paths(net: PathMLP, paths: int) -> Tensor:

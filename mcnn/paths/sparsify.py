@@ -69,7 +69,7 @@ def sparsify(
     nn.Module
         A copy of the model with :class:`mcnn.paths.PathLinear` and
         :class:`mcnn.paths.PathConv2d` layers, one for each module, at all places where it stands;
-        their weights are new, biases are zero.
+        their weights are new, biases are zero, and what was frozen is.
     Report
         Edges of each layer, and what was not replaced, and why.
 
@@ -146,11 +146,6 @@ def _why_not(layer: Layer, model: nn.Module) -> str | None:
     if type(module) is nn.Conv2d:
         if module.groups != 1:
             return "a convolution with groups, whose channels are few already"
-        if module.padding_mode != "zeros" or module.dilation != (1, 1):
-            return "its dilation or mode of padding is none that layers of paths have"
-        kernel, stride, padding = _sizes(module)
-        if None in (kernel, stride, padding):
-            return "its kernel, stride or padding differs in the two directions"
     elif not isinstance(module, nn.Linear):
         return f"{type(module).__name__} has no form of paths"
     if len(layer.places(model)) > 1 or _held_by_others(layer, model):
@@ -161,18 +156,6 @@ def _why_not(layer: Layer, model: nn.Module) -> str | None:
 def _held_by_others(layer: Layer, model: nn.Module) -> bool:
     modules = {id(model.get_submodule(x)) for x in (layer.name, *layer.shared)}
     return len(modules) > 1
-
-
-def _sizes(conv: nn.Conv2d) -> tuple[int | None, int | None, int | None]:
-    """Return side, stride and padding, each none where it is not the same in both directions."""
-    padding = conv.padding
-    if padding == "valid":
-        padding = (0, 0)
-    elif padding == "same":  # strides are 1, and so is the dilation
-        padding = tuple((k - 1) // 2 if k % 2 else None for k in conv.kernel_size)
-    pairs = (conv.kernel_size, conv.stride, padding)
-    kernel, stride, pad = (a if a == b else None for a, b in pairs)
-    return kernel, stride, pad
 
 
 def _made(
@@ -189,12 +172,16 @@ def _made(
         if isinstance(module, nn.Linear):
             made = PathLinear(inputs, outputs, count, method, seed, **options)
         else:
-            kernel, stride, padding = _sizes(module)
-            options |= {"stride": stride, "padding": padding}
-            made = PathConv2d(inputs, outputs, kernel, count, method, seed, **options)
+            names = ("stride", "padding", "dilation", "padding_mode")
+            sizes = {name: getattr(module, name) for name in names}
+            k = module.kernel_size
+            made = PathConv2d(inputs, outputs, k, count, method, seed, **options | sizes)
         if made.n_weights >= _ENOUGH * wanted:
             break
         count = round(count * wanted / made.n_weights)  # too few still, for more of them meet
+    made.weight.requires_grad_(module.weight.requires_grad)  # what was frozen stays so
+    if made.bias is not None and module.bias is not None:
+        made.bias.requires_grad_(module.bias.requires_grad)
     return made
 
 

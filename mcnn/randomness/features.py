@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.randomness.source import normals
+from mcnn.seeds import layer_seed
 
 
 class FourierFeatures(nn.Module):
@@ -41,7 +42,8 @@ class FourierFeatures(nn.Module):
     source
         One of :data:`mcnn.randomness.SOURCES`, or another method of :func:`mcnn.sampling.points`.
     seed
-        Randomises the frequencies.
+        Randomises the frequencies: an integer, or a generator, which is advanced by one draw; by
+        default from PyTorch's own, so that layers made alike differ.
     device, dtype
         Of the frequencies; by default PyTorch's.
 
@@ -65,7 +67,7 @@ class FourierFeatures(nn.Module):
         frequencies: int,
         lengthscale: float = 1.0,
         source: str = "random",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -75,7 +77,7 @@ class FourierFeatures(nn.Module):
         device = torch.get_default_device() if device is None else device
         dtype = torch.get_default_dtype() if dtype is None else dtype
         with torch.device("cpu"):
-            omega = normals(frequencies, inputs, source, seed) / lengthscale  # [n, d]
+            omega = normals(frequencies, inputs, source, layer_seed(seed)) / lengthscale  # [n, d]
         self.register_buffer("frequencies", omega.to(device, dtype))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from mcnn.randomness.source import normals, substream
-from mcnn.sampling import as_seed
+from mcnn.seeds import layer_seed
 
 
 class FeedbackMLP(nn.Module):
@@ -43,7 +43,8 @@ class FeedbackMLP(nn.Module):
         Of the feedback matrices, one of :data:`mcnn.randomness.SOURCES`: each hidden unit is a
         point, each output a coordinate.
     seed
-        Of the feedback matrices.
+        Of the feedback matrices: an integer, or a generator, which is advanced by one draw; by
+        default from PyTorch's own.
         The weights are initialised as PyTorch does it.
     direct
         False: backpropagation, through the same network.
@@ -58,7 +59,7 @@ class FeedbackMLP(nn.Module):
         self,
         widths: Sequence[int],
         source: str = "random",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         direct: bool = True,
     ) -> None:
         super().__init__()
@@ -66,10 +67,12 @@ class FeedbackMLP(nn.Module):
             raise ValueError(f"widths must name a hidden layer, got {tuple(widths)}")
         self.direct = direct
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
-        seed, outputs = as_seed(seed), widths[-1]
+        seed, outputs = layer_seed(seed), widths[-1]
         for number, n in enumerate(widths[1:-1]):
-            b = normals(n, outputs, source, substream(seed, number)) / n**0.5
-            self.register_buffer(f"feedback{number}", b.to(torch.get_default_dtype()))
+            with torch.device("cpu"):
+                b = normals(n, outputs, source, substream(seed, number)) / n**0.5
+            like = self.layers[0].weight
+            self.register_buffer(f"feedback{number}", b.to(like.device, like.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [b, ...] to logits [b, outputs]."""

@@ -21,12 +21,12 @@ from torch import nn
 
 from mcnn.modelwise import check_writable
 from mcnn.randomness.source import normals, substream
-from mcnn.sampling import as_seed
+from mcnn.seeds import layer_seed
 
 
 @torch.no_grad()
 def initialise_(
-    model: nn.Module, source: str = "random", seed: int | torch.Generator = 0
+    model: nn.Module, source: str = "random", seed: int | torch.Generator | None = None
 ) -> nn.Module:
     """Draw the weights of all linear layers anew, in place, and set their biases to zero.
 
@@ -38,7 +38,7 @@ def initialise_(
     source
         One of :data:`mcnn.randomness.SOURCES`.
     seed
-        An integer, or a generator, which is advanced by one draw.
+        An integer, or a generator, which is advanced by one draw; by default from PyTorch's own.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def initialise_(
     >>> round(float(layer.weight.var() * 784 / 2), 2)
     1.0
     """
-    seed = as_seed(seed)
+    seed = layer_seed(seed)
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ValueError("the model has no linear layer to initialise")

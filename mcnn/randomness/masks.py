@@ -39,6 +39,7 @@ from torch.nn import functional as F
 from mcnn.randomness.source import Stream, substream
 from mcnn.recomputation import repeated
 from mcnn.sampling import hash_bits
+from mcnn.seeds import layer_seed
 
 
 class Dropout(nn.Module):
@@ -53,7 +54,8 @@ class Dropout(nn.Module):
     source
         One of :data:`mcnn.randomness.SOURCES`.
     seed
-        Of the masks.
+        Of the masks: an integer, or a generator, which is advanced by one draw; by default from
+        PyTorch's own, so that layers made alike differ.
 
     Raises
     ------
@@ -67,18 +69,24 @@ class Dropout(nn.Module):
     tensor([1., 1., 1.])
     """
 
-    def __init__(self, units: int, p: float = 0.5, source: str = "random", seed: int = 0) -> None:
+    def __init__(
+        self,
+        units: int,
+        p: float = 0.5,
+        source: str = "random",
+        seed: int | torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.units, self.p = units, _probability(p)
         self.coins = _Coins(source, units, seed)
 
     def forward(self, input: Tensor) -> Tensor:
         """Mask the input [..., units] in training, and return it as it is otherwise."""
-        if input.shape[-1] != self.units:
+        if input.ndim == 0 or input.shape[-1] != self.units:
             raise ValueError(
                 f"the input must end in {self.units} units, got shape {tuple(input.shape)}"
             )
-        if not self.training or self.p == 0:
+        if not self.training or self.p == 0 or input.numel() == 0:
             return input
         xi = self.coins(input.numel() // self.units, self)  # [examples, units]
         return input * _scaled(xi >= self.p, self.p, input).view(input.shape)
@@ -100,7 +108,8 @@ class DropConnect(nn.Linear):
     source
         One of :data:`mcnn.randomness.SOURCES`.
     seed
-        Of the masks.
+        Of the masks: an integer, or a generator, which is advanced by one draw; by default from
+        PyTorch's own, so that layers made alike differ.
 
     Raises
     ------
@@ -115,7 +124,7 @@ class DropConnect(nn.Linear):
         bias: bool = True,
         p: float = 0.5,
         source: str = "random",
-        seed: int = 0,
+        seed: int | torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -139,9 +148,11 @@ class DropConnect(nn.Linear):
 class _Coins:
     """Points of a stream, those of each block dealt out in a random order."""
 
-    def __init__(self, source: str, d: int, seed: int) -> None:
-        self.stream = Stream(source, d, seed)
-        self.seed, self.dealt = substream(seed, 1), 0
+    def __init__(self, source: str, d: int, seed: int | torch.Generator | None) -> None:
+        with torch.device("cpu"):
+            seed = layer_seed(seed)
+            self.stream = Stream(source, d, seed)
+            self.seed, self.dealt = substream(seed, 1), 0
 
     def __call__(self, n: int, layer: nn.Module) -> Tensor:
         """Return the next n points for a layer, float64 [n, d], or those of the call it repeats."""
@@ -165,9 +176,10 @@ class _Coins:
         self.stream.resume(state[1:])
 
     def _draw(self, n: int) -> Tensor:
-        index = torch.arange(self.dealt, self.dealt + n)
-        self.dealt += n
-        return self.stream.draw(n)[hash_bits(self.seed, index).argsort()]
+        with torch.device("cpu"):
+            index = torch.arange(self.dealt, self.dealt + n)
+            self.dealt += n
+            return self.stream.draw(n)[hash_bits(self.seed, index).argsort()]
 
 
 def _probability(p: float) -> float:

@@ -76,16 +76,18 @@ def residual_weights(normal: Tensor, offset: Tensor | float = 0.0) -> tuple[Tens
     Raises
     ------
     ValueError
-        If the normal is zero, or it or the offset is not finite, or the offset is no scalar.
+        If the normal is zero, or it or the offset is not finite, or the offset is no scalar; in
+        compiled code the numbers are not looked at.
     """
     offset = torch.as_tensor(offset, dtype=normal.dtype, device=normal.device)
     if offset.numel() != 1:
         raise ValueError(f"offset must be a scalar, got shape {tuple(offset.shape)}")
     largest = normal.detach().abs().amax() if normal.numel() else torch.tensor(0.0)
-    if not (largest.isfinite() and offset.isfinite()):
-        raise ValueError("normal and offset must be finite")
-    if largest == 0:
-        raise ValueError("normal must not be zero: it has no direction then")
+    if not (normal.is_meta or torch.compiler.is_compiling()):  # which branch on no numbers
+        if not (largest.isfinite() and offset.isfinite()):
+            raise ValueError("normal and offset must be finite")
+        if largest == 0:
+            raise ValueError("normal must not be zero: it has no direction then")
     scaled = normal / largest  # squares of very large or very small numbers do not fit
     unit = scaled / torch.linalg.vector_norm(scaled)
     return unit.unsqueeze(0), -unit.unsqueeze(1), -offset.reshape(1)

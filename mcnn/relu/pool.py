@@ -12,8 +12,9 @@ A maximum does not mind to see an operand twice, so a tap that falls outside the
 the nearest tap of the same window that does not.
 """
 
+import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -115,10 +116,11 @@ def _format(x: Tensor) -> torch.memory_format:
 
 def _pair(value: Pair, name: str, least: int) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in pair)
+    pair *= 2 if len(pair) == 1 else 1
+    whole = all(isinstance(v, SupportsIndex) and not isinstance(v, bool) for v in pair)
     if len(pair) != 2 or not whole or min(pair) < least:
         raise ValueError(f"{name} must be one or two integers, {least} or larger, got {value}")
-    return pair
+    return operator.index(pair[0]), operator.index(pair[1])
 
 
 class _Windows(NamedTuple):

@@ -1,6 +1,8 @@
 """The residual network as a module: a right-hand side, and the solver that runs through it."""
 
+import operator
 from collections.abc import Callable
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +63,7 @@ class ResidualODE(nn.Module):
     ValueError
         For a size below one, an unknown name, or parts that do not fit together.
     UsageError
-        When exported with another solver than ``"verlet"``.
+        When exported with an adaptive solver, whose steps depend on the data.
 
     Notes
     -----
@@ -103,6 +105,7 @@ class ResidualODE(nn.Module):
         layers = steps if layers is None else layers
         for name, value in (("width", width), ("hidden", hidden), ("layers", layers)):
             _check_count(name, value)
+        width, hidden, layers = (operator.index(n) for n in (width, hidden, layers))
         if weights == "interpolated" and layers < 2:
             raise ValueError(f"weights 'interpolated' needs layers of at least 2, got {layers}")
         _check_positive("horizon", horizon)
@@ -144,7 +147,7 @@ class ResidualODE(nn.Module):
     @steps.setter
     def steps(self, steps: int) -> None:
         _check_count("steps", steps)
-        self._steps = steps
+        self._steps = operator.index(steps)
 
     @property
     def tolerance(self) -> float:
@@ -197,10 +200,10 @@ class ResidualODE(nn.Module):
         return self._solve(state, reverse=reverse)
 
     def _solve(self, state: Tensor, reverse: bool = False, dense: bool = False) -> Tensor:
-        if self.solver != "verlet" and torch.compiler.is_exporting():
+        if self.solver in ADAPTIVE and torch.compiler.is_exporting():
             raise UsageError(
-                f"the solver {self.solver} cannot be exported, for its steps are taken in Python: "
-                "keep ResidualODE out of the part that is exported, or compile the network instead"
+                f"the solver {self.solver} cannot be exported, for its steps depend on the data: "
+                "export with one of a fixed step, such as 'rk4'"
             )
         if self.solver in ADAPTIVE and not torch.isfinite(state).all():
             raise ValueError(f"the input holds NaN or infinity, and {self.solver} needs numbers")
@@ -257,7 +260,7 @@ def _check_state(name: str, a: Tensor, width: int) -> None:
 
 
 def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,4 +1,4 @@
-"""Solvers of a' = f(t, a): Runge-Kutta methods from torchdiffeq, and the leapfrog.
+"""Solvers of a' = f(t, a): Runge-Kutta methods, and the leapfrog.
 
 ========================================  =====================================================
 ``euler`` ``midpoint`` ``heun2``          explicit Runge-Kutta methods with a fixed step,
@@ -7,8 +7,13 @@
 ``verlet``                                leapfrog (Stoermer-Verlet), order 2, for states of two
                                           halves; keeps volume and can be run backwards
 ========================================  =====================================================
+
+Adaptive methods, and adjoint gradients, are torchdiffeq's.
+A fixed step is a loop of a few lines, in which nothing depends on the data: compilers unroll it,
+it is exported, and transformations (``torch.func``) pass through it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -29,6 +34,19 @@ ORDERS = {
 }
 ADAPTIVE = ("bosh3", "dopri5", "dopri8")
 SOLVERS = tuple(ORDERS)
+
+# Of methods with a fixed step: for each stage behind the first, when it is in the step, and how the
+# slopes before it are weighed; then the weights of the step itself. ``rk4`` is the 3/8 rule.
+_TABLEAUS: dict[str, tuple[tuple[tuple[float, tuple[float, ...]], ...], tuple[float, ...]]] = {
+    "euler": ((), (1,)),
+    "midpoint": (((1 / 2, (1 / 2,)),), (0, 1)),
+    "heun2": (((1, (1,)),), (1 / 2, 1 / 2)),
+    "heun3": (((1 / 3, (1 / 3,)), (2 / 3, (0, 2 / 3))), (1 / 4, 0, 3 / 4)),
+    "rk4": (
+        ((1 / 3, (1 / 3,)), (2 / 3, (-1 / 3, 1)), (1, (1, -1, 1))),
+        (1 / 8, 3 / 8, 3 / 8, 1 / 8),
+    ),
+}
 
 Derivative = Callable[[Tensor, Tensor], Tensor]
 
@@ -85,7 +103,18 @@ def solve(
     """
     if solver == "verlet":
         return _verlet(field, a, steps, span, scale, reverse, dense)
+    if solver in ADAPTIVE and a.numel() == 0:
+        solver = "euler"  # nothing has no error to follow
+    # What is exported is the way forwards, which does not depend on how gradients are to come.
+    if solver not in ADAPTIVE and (adjoint is None or torch.compiler.is_exporting()):
+        return _fixed(field, a, solver, steps, span, scale, reverse, dense)
 
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break(
+            msg=f"the steps of {solver} depend on the data: compile without fullgraph"
+            if solver in ADAPTIVE
+            else "adjoint gradients are not traced: compile without fullgraph, or adjoint=False"
+        )
     from torchdiffeq import odeint, odeint_adjoint  # brings SciPy: a third of PyTorch's time
 
     def derivative(s: Tensor, a: Tensor) -> Tensor:
@@ -100,8 +129,6 @@ def solve(
     call, extra = odeint, {}
     if adjoint is not None:
         call, extra = odeint_adjoint, {"adjoint_params": tuple(adjoint)}
-    if solver in ADAPTIVE and a.numel() == 0:
-        solver = "euler"  # nothing has no error to follow
     if solver in ADAPTIVE:
         derivative = _counted(derivative, solver)
         borders = torch.arange(1, span, dtype=s.dtype, device=s.device)
@@ -115,7 +142,7 @@ def solve(
     else:
         # perturb: the ends of a step are looked up inside it, on their own side of a jump.
         options = {"grid_constructor": lambda func, a, s: _grid(s, steps), "perturb": True}
-        if adjoint is not None and dense:  # the way back goes from one state to the one before
+        if dense:  # the way back goes from one state to the one before
             one = {"grid_constructor": lambda func, a, s: _grid(s, 1)}
             extra["adjoint_options"] = options | one
     try:
@@ -191,6 +218,46 @@ def _grid(s: Tensor, steps: int) -> Tensor:
     """Divide the time from s[0] to s[-1]; multiplied first, so that whole numbers are exact."""
     k = torch.arange(steps + 1, dtype=s.dtype, device=s.device)
     return s[0] + (s[-1] - s[0]) * k / steps
+
+
+def _fixed(
+    field: nn.Module,
+    a: Tensor,
+    solver: str,
+    steps: int,
+    span: int,
+    scale: float,
+    reverse: bool,
+    dense: bool,
+) -> Tensor:
+    """Take steps of one length, by the tableau of an explicit Runge-Kutta method.
+
+    The ends of a step are looked up inside it, on their own side of a jump.
+    """
+    stages, weights = _TABLEAUS[solver]
+    start, way = (span, -span) if reverse else (0, span)
+    h = scale * way / steps
+    states = [a]
+    for k in range(steps):
+        # Multiplied first, so that borders between layers are exact.
+        s0, s1 = start + way * k / steps, start + way * (k + 1) / steps
+        slopes = [field(math.nextafter(s0, s1), a)]
+        for c, row in stages:
+            s = math.nextafter(s1, s0) if c == 1 else s0 + c * (s1 - s0)
+            slopes.append(field(s, torch.add(a, _weighted(row, slopes), alpha=h)))
+        a = torch.add(a, _weighted(weights, slopes), alpha=h)
+        if dense:
+            states.append(a)
+    return torch.stack(states) if dense else a
+
+
+def _weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    terms = [(w, f) for w, f in zip(weights, slopes, strict=True) if w != 0]
+    (w, total), *rest = terms
+    total = total if w == 1 else w * total
+    for w, f in rest:
+        total = torch.add(total, f, alpha=w)
+    return total
 
 
 def _verlet(

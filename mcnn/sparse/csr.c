@@ -307,29 +307,30 @@ typedef struct {
     int64_t units;
 } side;
 
-enum { IN, OUT };
+enum { IN, OUT, STRIP = 32 };
 
-/* Copy a part, from example c on, of units first ... last to their rows, or back (OUT). Squares of
-   sixteen by sixteen; the last ones overlap. */
+/* Copy a part, from example c on, of units first ... last to their rows, or back (OUT), in squares of
+   sixteen by sixteen; the last ones overlap. A strip of examples is asked for two squares ahead. */
 INLINE void turn(const int way, side s, int64_t first, int64_t last, int64_t c, int64_t part) {
-    for (int64_t j = first; j < last; j += LANES) {
-        if (j + LANES > last) j = last - LANES;
-        for (int64_t t = 0; t < part; t += LANES) {
-            if (t + LANES > part) t = part - LANES;
-            vector square[LANES], *row[LANES];
-            for (int k = 0; k < LANES; k++)
-                row[k] = (vector *)(s.rows + (s.places ? s.places[j + k] : j + k) * part + t);
-            float *corner = s.examples + (c + t) * s.units + j;
-            if (j + 3 * LANES <= last)
+    for (int64_t strip = 0; strip < part; strip += STRIP)
+        for (int64_t j = first; j < last; j += LANES) {
+            if (j + LANES > last) j = last - LANES;
+            for (int64_t t = strip; t < part && t < strip + STRIP; t += LANES) {
+                if (t + LANES > part) t = part - LANES;
+                vector square[LANES], *row[LANES];
                 for (int k = 0; k < LANES; k++)
-                    __builtin_prefetch(corner + k * s.units + 2 * LANES, way == OUT);
-            for (int k = 0; k < LANES; k++)
-                square[k] = way == IN ? *(vector *)(corner + k * s.units) : *row[k];
-            transpose(square);
-            for (int k = 0; k < LANES; k++)
-                *(way == IN ? row[k] : (vector *)(corner + k * s.units)) = square[k];
+                    row[k] = (vector *)(s.rows + (s.places ? s.places[j + k] : j + k) * part + t);
+                float *corner = s.examples + (c + t) * s.units + j;
+                if (j + 3 * LANES <= last)
+                    for (int k = 0; k < LANES; k++)
+                        __builtin_prefetch(corner + k * s.units + 2 * LANES, way == OUT, 2);
+                for (int k = 0; k < LANES; k++)
+                    square[k] = way == IN ? *(vector *)(corner + k * s.units) : *row[k];
+                transpose(square);
+                for (int k = 0; k < LANES; k++)
+                    *(way == IN ? row[k] : (vector *)(corner + k * s.units)) = square[k];
+            }
         }
-    }
 }
 
 static void turn_any(int way, const side *s, int64_t first, int64_t last, int64_t c, int64_t part) {

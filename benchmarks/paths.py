@@ -13,6 +13,7 @@ from mcnn.training import nets
 
 DENSE = "nn.Linear"
 ONEDNN = "oneDNN linear"
+FEATURE_MAJOR = "Sobol' paths, feature-major"
 BYTES, OPERATIONS = "copy of its bytes", "matrix product of its operations"
 
 
@@ -106,6 +107,34 @@ def gathered(device: torch.device, n: int, fan_in: int, batch: int, goal: float)
     return dataclasses.replace(race, candidates=candidates)
 
 
+def drop_in(device: torch.device, n: int, fan_in: int, batch: int, goal: float) -> Race:
+    """Use one layer as a user meets it: called on [batch, units], gradients by ``backward()``."""
+    x = torch.randn(batch, n, device=device, requires_grad=True)  # [b, n]
+    major = torch.randn(n, batch, device=device, requires_grad=True)  # [n, b]
+    grad = torch.randn(batch, n, device=device)
+    kinds = {"Sobol' paths": "sobol", "permutations": "permutation"}
+    paths = {
+        k: PathLinear(n, n, n * fan_in, m, bias=False, device=device) for k, m in kinds.items()
+    }
+    dense = nn.Linear(n, n, bias=False, device=device)
+
+    def step(layer: nn.Module) -> Work:
+        def run() -> None:
+            x.grad = layer.weight.grad = None
+            layer(x).backward(grad)
+
+        return run
+
+    first = paths["Sobol' paths"]
+    turned = _both_ways(first.feature_major, major, grad.T.contiguous(), first.weight)
+    candidates = {f"{kind}, drop-in": step(layer) for kind, layer in paths.items()}
+    return Race(
+        f"a drop-in layer of {n} units, {fan_in} inputs each ({fan_in / n:.1%}), batch {batch}",
+        {**candidates, FEATURE_MAJOR: turned, DENSE: step(dense)},
+        {DENSE: goal, FEATURE_MAJOR: 1 / 1.2},
+    )
+
+
 def density(device: torch.device) -> Curve:
     """Against the share of edges: where dense wins."""
     n, batch = 1024, 256
@@ -189,6 +218,8 @@ BENCHMARKS = {
     "paths-1024-gathered": lambda device: gathered(device, 1024, 32, 256, 15.0),
     "paths-4096": lambda device: one(device, 4096, 16, 64, 100.0),
     "paths-4096-32": lambda device: one(device, 4096, 32, 64, 93.0),
+    "paths-1024-drop-in": lambda device: drop_in(device, 1024, 32, 256, 13.0),
+    "paths-4096-drop-in": lambda device: drop_in(device, 4096, 16, 64, 85.0),
     "paths-density": density,
     "paths-number": number,
     "paths-width": width,

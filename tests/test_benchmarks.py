@@ -70,6 +70,13 @@ def test_the_arms_of_a_layer_compute_gradients():
         work()
 
 
+def test_the_arms_of_a_drop_in_layer_compute_gradients():
+    race = paths.drop_in(torch.device("cpu"), 16, 4, 20, 13.0)
+    assert set(race.goals) < set(race.candidates)
+    for work in race.candidates.values():
+        work()
+
+
 def test_a_race_is_recorded_and_read_back(tmp_path, monkeypatch, capsys):
     for name, file in {"RECORDS": "records", "PAGE": "page.md", "PICTURES": "."}.items():
         monkeypatch.setattr(page, name, tmp_path / file)

@@ -129,5 +129,5 @@ class PathLinear(PathLayer, SparseLinear):
         if self.kernel == "blocks":
             return block_product(x, self.weights(), self.blocks, self.bias, relu)
         if self.kernel == "dense":
-            return dense_product(x, self.weights(), self.edges, self.bias, relu)
+            return dense_product(x.contiguous(), self.weights(), self.edges, self.bias, relu)
         return super().feature_major(x, relu)

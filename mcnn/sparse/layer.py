@@ -115,9 +115,9 @@ class SparseLinear(SparseLayer):
     """A linear layer of weighted edges, in place of :class:`torch.nn.Linear`.
 
     Its cost is in proportion to its edges.
-    Activations that are [units, batch] are multiplied as they lie, see
+    Activations that lie in memory unit by unit are multiplied as they lie, see
     :mod:`mcnn.sparse.autograd`; a stack of sparse layers that hands them on like that
-    (:meth:`feature_major`) has nothing to transpose, where :meth:`forward` takes and returns what
+    (:meth:`feature_major`) has nothing to turn, where :meth:`forward` takes and returns what
     :class:`torch.nn.Linear` does.
     """
 
@@ -156,9 +156,9 @@ class SparseLinear(SparseLayer):
         shape = input.shape
         if shape[-1] != self.in_features:
             raise ValueError(f"the input must be [..., {self.in_features}], got {list(shape)}")
-        flat = input.reshape(-1, self.in_features)  # [batch, in_features]
-        y = as_autocast(self.feature_major(flat.T.contiguous()))
-        return y.T.contiguous().view(*shape[:-1], self.out_features)
+        flat = input if len(shape) == 2 else input.reshape(-1, self.in_features)
+        y = as_autocast(self.feature_major(flat.T)).T.contiguous()  # [batch, out_features]
+        return y if len(shape) == 2 else y.view(*shape[:-1], self.out_features)
 
     def to_dense(self) -> nn.Linear:
         """Return the same layer with a matrix of weights, zero where there is no edge."""

@@ -12,6 +12,8 @@
 On a CPU with a C compiler these are the loops of :mod:`mcnn.sparse.backends.c`, for layers of some
 size; on a GPU with Triton the kernels of :mod:`mcnn.sparse.backends.triton`; else PyTorch's own
 operators, :mod:`mcnn.sparse.backends.torch`.
+Results [units, batch] lie in memory as the batch does that they are made of: unit by unit, or
+example by example, which only the loops in C take as it is.
 All are opaque custom ops for ``torch.compile``, with the shapes of their results registered.
 """
 
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from mcnn.sparse.backends import c
 from mcnn.sparse.backends import torch as torch_backend
+from mcnn.sparse.structure import empty_as, is_batch_first, laid_as
 
 # torch.library.custom_op would do the same, but imports the compiler when it is first called.
 torch.library.define(
@@ -64,13 +67,15 @@ def _sum(
     if c.supports(index.shape[0], x, weight):
         return c.sum_rows(x, weight, index, starts, bias, relu)
     if x.is_cuda and _triton() is not None:
-        return _triton().sum_rows(x, weight, index, starts, bias, relu)
-    return torch_backend.epilogue(torch_backend.sum_rows(x, weight, index, starts), bias, relu)
+        y = _triton().sum_rows(x, weight, index, starts, bias, relu)
+    else:
+        y = torch_backend.epilogue(torch_backend.sum_rows(x, weight, index, starts), bias, relu)
+    return laid_as(x, y)
 
 
 @torch.library.register_fake("mcnn::path_sum")
 def _(x: Tensor, weight: Tensor, index: Tensor, starts: Tensor, *_: Tensor | bool | None) -> Tensor:
-    return x.new_empty(starts.shape[0] - 1, x.shape[1])
+    return empty_as(x, starts.shape[0] - 1)
 
 
 @torch.library.impl("mcnn::path_dot", "CompositeExplicitAutograd")
@@ -102,14 +107,14 @@ def _grads(
     edges = weight.shape[0]
     if edges <= c.SCATTERED and c.supports(edges, x, weight):
         return c.gradients(x, grad, weight, order, outputs_by_input, starts_by_input)
-    sorted_weight = weight.index_select(0, order)  # [edges]
+    sorted_weight, grad = weight.index_select(0, order), laid_as(x, grad)  # [edges]
     dx = torch.ops.mcnn.path_sum(grad, sorted_weight, outputs_by_input, starts_by_input)
     return dx, torch.ops.mcnn.path_dot(x, grad, inputs, outputs, starts)
 
 
 @torch.library.register_fake("mcnn::path_grads")
 def _(x: Tensor, grad: Tensor, weight: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+    return empty_as(x, x.shape[0]), weight.new_empty(weight.shape)
 
 
 @torch.library.impl("mcnn::path_blocks", "CompositeExplicitAutograd")
@@ -124,9 +129,10 @@ def _blocks(
     relu: bool = False,
 ) -> Tensor:
     if c.supports(weight.shape[0], x, weight):
-        return c.sum_blocks(x, weight, inputs, outputs, bias, relu)
+        places = (inputs, input_places, outputs, output_places)
+        return c.sum_blocks(x, weight, *places, bias, relu)
     y = torch_backend.sum_blocks(x, weight, inputs, outputs, output_places)
-    return torch_backend.epilogue(y, bias, relu)
+    return laid_as(x, torch_backend.epilogue(y, bias, relu))
 
 
 @torch.library.register_fake("mcnn::path_blocks")
@@ -138,7 +144,7 @@ def _(
     outputs: Tensor,
     *_: Tensor | bool | None,
 ) -> Tensor:
-    return x.new_empty(outputs.shape[0], x.shape[1])
+    return empty_as(x, outputs.shape[0])
 
 
 @torch.library.impl("mcnn::path_block_grads", "CompositeExplicitAutograd")
@@ -151,27 +157,29 @@ def _block_grads(
     outputs: Tensor,
     output_places: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    if c.supports(weight.shape[0], x, weight):
-        return c.block_gradients(x, grad, weight, inputs, outputs)
     places = (inputs, input_places, outputs, output_places)
-    return torch_backend.block_gradients(x, grad, weight, *places)
+    if c.supports(weight.shape[0], x, weight):
+        return c.block_gradients(x, grad, weight, *places)
+    dx, dw = torch_backend.block_gradients(x, grad, weight, *places)
+    return laid_as(x, dx), dw
 
 
 @torch.library.register_fake("mcnn::path_block_grads")
 def _(x: Tensor, grad: Tensor, weight: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+    return empty_as(x, x.shape[0]), weight.new_empty(weight.shape)
 
 
 @torch.library.impl("mcnn::path_rectified", "CompositeExplicitAutograd")
 def _rectified(grad: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    if c.supports(y.shape[0], y, grad):
+    if c.supports(y.shape[0], y, grad) and not is_batch_first(y):
         return c.rectified(grad, y)
-    return torch_backend.rectified(grad, y)
+    passed, sums = torch_backend.rectified(grad, y)
+    return laid_as(y, passed), sums
 
 
 @torch.library.register_fake("mcnn::path_rectified")
 def _(grad: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    return y.new_empty(y.shape), y.new_empty(y.shape[0])
+    return empty_as(y, y.shape[0]), y.new_empty(y.shape[0])
 
 
 @cache

@@ -260,6 +260,32 @@ def check_operands(
     return x
 
 
+def is_batch_first(x: Tensor) -> bool:
+    """Return whether a batch [units, batch] lies in memory example by example.
+
+    As ``channels_last`` is for images: an order in memory, not of the indices.
+
+    Examples
+    --------
+    >>> is_batch_first(torch.ones(5, 3).T), is_batch_first(torch.ones(3, 5))
+    (True, False)
+    """
+    return not x.is_contiguous() and x.T.is_contiguous()
+
+
+def laid_as(x: Tensor, y: Tensor) -> Tensor:
+    """Return ``y`` [units, batch] in memory in the order of ``x``, copied if need be."""
+    if not is_batch_first(x):
+        return y.contiguous()
+    return y if y.T.is_contiguous() else empty_as(x, y.shape[0]).copy_(y)
+
+
+def empty_as(x: Tensor, units: int) -> Tensor:
+    """Return memory for [units, batch] in the order of ``x``; no view, for users may change it."""
+    batch = x.shape[1]
+    return x.new_empty_strided((units, batch), (1, units) if is_batch_first(x) else (batch, 1))
+
+
 def as_autocast(y: Tensor) -> Tensor:
     """Return an output in the type that autocast gives those of PyTorch's layers.
 

@@ -55,11 +55,14 @@ def test_derivatives_block_by_block():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("batch", [3, 1100])
-def test_the_operators_keep_the_rules_of_operators(dtype, batch):
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_the_operators_keep_the_rules_of_operators(dtype, batch, batch_first):
     edges, _ = edges_of_paths(sample_paths([64, 32], 64), 64, 32)
     blocks = find_blocks(edges)
     count = len(edges.inputs)
     x, grad = randn(64, batch, dtype=dtype), randn(32, batch, dtype=dtype)
+    if batch_first:
+        x, grad = x.T.contiguous().T, grad.T.contiguous().T
     w, bias = randn(count, dtype=dtype), randn(32, dtype=dtype)
     operators, tests = torch.ops.mcnn, ("test_schema", "test_faketensor")
     for operator, arguments in (

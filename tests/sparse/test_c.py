@@ -25,7 +25,8 @@ from mcnn.sparse.structure import dense_matrix, edges_of_paths, find_blocks
 
 COMPILER = shutil.which((os.environ.get("CC") or "cc").split()[0])
 pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
-BATCHES = st.sampled_from([16, 17, 31, 32, 48, 63, 64, 65, 128, 130, 200])
+SIZES = [16, 17, 31, 32, 48, 63, 64, 65, 128, 130, 200]
+BATCHES = st.sampled_from(SIZES)
 
 
 def randn(*shape, seed=0, **options):
@@ -96,6 +97,50 @@ def test_loops_over_blocks_compute_what_those_over_edges_do(digits, more, batch,
         want = derivatives(lambda x, w, b: product(x, w, edges, b, relu), x, w, bias, grad)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
+@given(
+    digits=st.tuples(st.integers(0, 6), st.integers(0, 6)),
+    off=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    k=st.integers(1, 5),
+    batch=st.sampled_from([*SIZES, 143, 144, 300]),
+    part=st.sampled_from([1 << 12, 1 << 17]),
+    threads=st.integers(1, 3),
+    relu=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_batches_example_by_example_give_the_same_bits(
+    digits, off, k, batch, part, threads, relu, seed
+):
+    """Turned or not, in however many parts and threads, in blocks or edge by edge."""
+    n, m = ((1 << d) + o for d, o in zip(digits, off, strict=True))
+    method = "sobol" if off == (0, 0) else "uniform"
+    edges, _ = edges_of_paths(sample_paths([n, m], max(n, m) << k, method, seed), n, m)
+    layers = [(product, edges), (block_product, find_blocks(edges))]
+    w, bias = randn(len(edges.inputs), seed=1), randn(m, seed=2)
+    x, grad = randn(batch, n).T, randn(batch, m, seed=3).T
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(c, "SMALLEST", 0)
+        patch.setattr(c, "_PART", part)
+        for multiply, layer in layers[: 1 if layers[1][1] is None else 2]:
+            want = derivatives(
+                lambda *t: multiply(*t[:2], layer, t[2], relu),  # noqa: B023
+                x.contiguous(), w, bias, grad.contiguous(),
+            )  # fmt: skip
+            leaves = [x.detach().requires_grad_(), w.clone().requires_grad_()]
+            patch.setattr(c, "_A_THREAD", 1)
+            torch.set_num_threads(threads)
+            try:
+                y = multiply(*leaves, layer, bias, relu)
+                got = [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+            finally:
+                torch.set_num_threads(before)
+                patch.setattr(c, "_A_THREAD", 1 << 19)
+            for a, b in zip(got, want[:3], strict=True):
+                assert torch.equal(a, b)
+            for t in got[:2]:
+                assert t.T.is_contiguous() or n == 1  # a batch of single units lies both ways
 
 
 def test_sums_come_in_the_order_of_embedding_bag():

@@ -143,6 +143,19 @@ def test_inputs_in_any_layout(make, backend):
 
 
 @every_layer
+def test_results_may_be_changed_in_place(make, backend):
+    """As behind nn.Linear, where ``nn.ReLU(inplace=True)`` is common; and they lie like its."""
+    layer, gradients = make(), []
+    for inplace in (True, False):
+        leaf = randn(40, IN).requires_grad_()
+        y = layer(leaf)
+        assert y.is_contiguous()
+        nn.functional.relu(y, inplace=inplace).square().sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+@every_layer
 def test_types(make):
     layer, x = make(), randn(20, IN)
     want = layer(x)

@@ -14,28 +14,46 @@ Where the layer falls into complete blocks (:func:`mcnn.sparse.structure.find_bl
 loops visit its units block by block: the few rows that a block reads then stay in the cache nearest
 to the processor, and no index of edges is read at all.
 
+A batch that lies example by example, as ``nn.Linear`` has it, is turned to rows part by part, in
+squares of sixteen by sixteen numbers that stay in registers, and so are the results.
+The sums are the same to the last bit.
+
 The loops are compiled when the first product of some size comes, see :mod:`mcnn.native`.
 """
 
 import ctypes
 import functools
+import threading
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mcnn import native
+from mcnn.sparse.structure import is_batch_first, laid_as
 
 LANES = 16  # numbers in a vector: smaller batches are left to PyTorch
 SMALLEST = 1 << 16  # multiplications: fewer are done before a compiler has started
 SCATTERED = 1 << 18  # weights that stay in the cache while they are read and written out of order
 _A_THREAD = 1 << 19  # multiplications that are worth another thread
+_TILE = 128  # examples of the widest tile of the loops
+_PART = 1 << 17  # numbers that are turned at a time, to stay in the cache until they are used
+_KEPT = 1 << 20  # numbers of rows that are kept from call to call
+_SUM, _ALL = 4, 15  # steps of the loops over parts
+_memory = threading.local()
 
 
 class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("starts", "index", "order", "units", "others")),
-        *((name, ctypes.c_int64) for name in ("here", "there")),
+        *((name, ctypes.c_int64) for name in ("here", "there", "packed")),
+    )
+
+
+class _Side(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("examples", "rows", "places")),
+        ("units", ctypes.c_int64),
     )
 
 
@@ -45,7 +63,18 @@ _ARGUMENTS = {
         *(ctypes.POINTER(_Layer), *[_POINTER] * 3, ctypes.c_int),
         *(*[_INT] * 4, _POINTER),
     ),
-    "path_grads": (ctypes.POINTER(_Layer), *[_POINTER] * 3, *[_INT] * 4, *[_POINTER] * 2),
+    "path_grads": (
+        *(ctypes.POINTER(_Layer), *[_POINTER] * 3, ctypes.c_int),
+        *(*[_INT] * 4, *[_POINTER] * 2),
+    ),
+    "path_sum_turned": (
+        *(ctypes.POINTER(_Layer), *[ctypes.POINTER(_Side)] * 2, *[_POINTER] * 2, ctypes.c_int),
+        *(*[_INT] * 2, ctypes.c_int, *[_INT] * 2),
+    ),
+    "path_grads_turned": (
+        *(ctypes.POINTER(_Layer), *[ctypes.POINTER(_Side)] * 3, *[_POINTER] * 2),
+        *(*[_INT] * 2, ctypes.c_int, *[_INT] * 2),
+    ),
     "path_rectified": (*[_POINTER] * 2, *[_INT] * 3, *[_POINTER] * 2),
 }
 
@@ -101,12 +130,9 @@ def sum_rows(
     Tensor
         float32 [outputs, batch].
     """
-    x, weight = x.contiguous(), weight.contiguous()
     layer = _Layer(starts=starts.data_ptr(), index=index.data_ptr())
-    y = native.empty((len(starts) - 1, x.shape[1]), x.dtype)
-    read = (x, weight, None if bias is None else bias.contiguous(), relu)
-    _run("path_sum", layer, read, _bounds(starts, len(index), x.shape[1]), x.shape, (y,))
-    return y
+    bounds = _bounds(starts, len(index), x.shape[1])
+    return _sums(layer, bounds, x, weight, bias, relu, len(starts) - 1)
 
 
 def dot_rows(x: Tensor, grad: Tensor, inputs: Tensor, starts: Tensor) -> Tensor:
@@ -128,11 +154,10 @@ def dot_rows(x: Tensor, grad: Tensor, inputs: Tensor, starts: Tensor) -> Tensor:
     Tensor
         float32 [edges].
     """
-    x, grad = x.contiguous(), grad.contiguous()
     layer = _Layer(starts=starts.data_ptr(), index=inputs.data_ptr())
-    dw = native.empty(inputs.shape, x.dtype)
     bounds = _bounds(starts, len(inputs), x.shape[1])
-    _run("path_grads", layer, (grad, x, None), bounds, x.shape, (None, dw))
+    dw = native.empty(inputs.shape, x.dtype)
+    _gradients(layer, bounds, grad, x, None, None, dw)
     return dw
 
 
@@ -161,11 +186,10 @@ def gradients(
     Tensor
         float32 [edges].
     """
-    x, grad, weight = x.contiguous(), grad.contiguous(), weight.contiguous()
     layer = _Layer(starts=starts.data_ptr(), index=outputs.data_ptr(), order=order.data_ptr())
-    dx, dw = native.empty(x.shape, x.dtype), native.empty(weight.shape, x.dtype)
     bounds = _bounds(starts, len(weight), x.shape[1])
-    _run("path_grads", layer, (x, grad, weight), bounds, grad.shape, (dx, dw))
+    dx, dw = _empty_as(x, len(x)), native.empty(weight.shape, x.dtype)
+    _gradients(layer, bounds, x, grad, weight.contiguous(), dx, dw)
     return dx, dw
 
 
@@ -173,7 +197,9 @@ def sum_blocks(
     x: Tensor,
     weight: Tensor,
     inputs: Tensor,
+    input_places: Tensor,
     outputs: Tensor,
+    output_places: Tensor,
     bias: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
@@ -183,31 +209,34 @@ def sum_blocks(
     ----------
     x, weight, bias, relu
         As there; the weights are sorted by output and within it by input.
-    inputs, outputs
-        int64 [inputs] and [outputs], block after block, see :class:`mcnn.sparse.structure.Blocks`.
+    inputs, input_places, outputs, output_places
+        int64 [inputs] and [outputs] each, see :class:`mcnn.sparse.structure.Blocks`.
 
     Returns
     -------
     Tensor
         float32 [outputs, batch].
     """
-    x, weight = x.contiguous(), weight.contiguous()
     layer = _blocks(outputs, inputs, weight)
-    y = native.empty((len(outputs), x.shape[1]), x.dtype)
     bounds = _block_bounds(layer, outputs, x.shape[1])
-    read = (x, weight, None if bias is None else bias.contiguous(), relu)
-    _run("path_sum", layer, read, bounds, x.shape, (y,))
-    return y
+    places = input_places, output_places
+    return _sums(layer, bounds, x, weight, bias, relu, len(outputs), places)
 
 
 def block_gradients(
-    x: Tensor, grad: Tensor, weight: Tensor, inputs: Tensor, outputs: Tensor
+    x: Tensor,
+    grad: Tensor,
+    weight: Tensor,
+    inputs: Tensor,
+    input_places: Tensor,
+    outputs: Tensor,
+    output_places: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of :func:`sum_blocks` with respect to ``x`` and ``weight``.
 
     Parameters
     ----------
-    x, weight, inputs, outputs
+    x, weight, inputs, input_places, outputs, output_places
         As there.
     grad
         float32 [outputs, batch], the gradient with respect to the result.
@@ -219,11 +248,11 @@ def block_gradients(
     Tensor
         float32 [edges].
     """
-    x, grad, weight = x.contiguous(), grad.contiguous(), weight.contiguous()
     layer = _blocks(inputs, outputs, weight)
-    dx, dw = native.empty(x.shape, x.dtype), native.empty(weight.shape, x.dtype)
     bounds = _block_bounds(layer, inputs, x.shape[1])
-    _run("path_grads", layer, (x, grad, weight), bounds, grad.shape, (dx, dw))
+    dx, dw = _empty_as(x, len(x)), native.empty(weight.shape, x.dtype)
+    places = input_places, output_places
+    _gradients(layer, bounds, x, grad, weight.contiguous(), dx, dw, places)
     return dx, dw
 
 
@@ -259,6 +288,116 @@ def rectified(grad: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _blocks(units: Tensor, others: Tensor, weight: Tensor) -> _Layer:
     here, there = len(weight) // len(others), len(weight) // len(units)
     return _Layer(units=units.data_ptr(), others=others.data_ptr(), here=here, there=there)
+
+
+def _sums(
+    layer: _Layer,
+    bounds: list[int],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    outputs: int,
+    places: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Tensor:
+    """Return the sums; of a batch that lies example by example, in the same way."""
+    y = _empty_as(x, outputs)
+    read = (weight.contiguous(), None if bias is None else bias.contiguous(), relu)
+    if not is_batch_first(x):
+        operands = (x.contiguous(), *read)  # a name keeps what is read
+        _run("path_sum", layer, operands, bounds, x.shape, (y,))
+        return y
+    layer.packed = places[0] is not None
+    inputs, batch = x.shape
+    part = _part(bounds, batch, LANES if layer.packed else _TILE, inputs + outputs)
+    rows = _rows(part, inputs, outputs)
+    sides = _side(x, rows[0], places[0]), _side(y, rows[1], places[1])
+    _run_turned("path_sum_turned", layer, sides, read, bounds, (batch, part), (0, 0, 1, 1))
+    return y
+
+
+def _gradients(
+    layer: _Layer,
+    bounds: list[int],
+    x: Tensor,
+    grad: Tensor,
+    weight: Tensor | None,
+    dx: Tensor | None,
+    dw: Tensor,
+    places: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> None:
+    """Write the gradients with respect to ``x``, whose units own the edges, and to the weights."""
+    if not is_batch_first(x):
+        read = (x.contiguous(), grad.contiguous(), weight, False)
+        _run("path_grads", layer, read, bounds, grad.shape, (dx, dw))
+        return
+    grad = laid_as(x, grad)
+    layer.packed = places[0] is not None
+    (own, batch), other = x.shape, grad.shape[0]
+    part = _part(bounds, batch, _TILE, own + other)
+    rows = _rows(part, own, other)
+    result = _Side() if dx is None else _side(dx, rows[0], places[0])  # in place of the rows of x
+    sides = _side(x, rows[0], places[0]), _side(grad, rows[1], places[1]), result
+    _run_turned(
+        "path_grads_turned", layer, sides, (weight, dw), bounds, (batch, part), (0, 1, 0, 0)
+    )
+
+
+def _empty_as(x: Tensor, units: int) -> Tensor:
+    batch = x.shape[1]
+    if not is_batch_first(x):
+        return native.empty((units, batch), x.dtype)
+    memory = native.empty((batch, units), x.dtype).untyped_storage()
+    return x.new_empty(0).set_(memory, 0, (units, batch), (1, units))  # no view: see empty_as
+
+
+def _part(bounds: list[int], batch: int, tile: int, units: int) -> int:
+    """Return how many examples are turned at a time: all of them where threads share the units."""
+    if len(bounds) > 2:
+        return batch
+    return min(batch, max(1, _PART // (units * tile)) * tile)
+
+
+def _rows(part: int, *units: int) -> list[Tensor]:
+    """Return memory for rows of units: the same again if it is small, for it is in the cache."""
+    sizes = [n * (part + LANES) for n in units]  # the last part may be longer
+    if sum(sizes) > _KEPT:
+        return list(torch.empty(sum(sizes)).split(sizes))
+    if not hasattr(_memory, "rows"):
+        _memory.rows = native.empty((_KEPT,), torch.float32)
+    return list(_memory.rows[: sum(sizes)].split(sizes))
+
+
+def _side(x: Tensor, rows: Tensor, places: Tensor | None) -> _Side:
+    """Return how the loops see a batch that lies example by example."""
+    places = None if places is None else places.data_ptr()
+    return _Side(x.data_ptr(), rows.data_ptr(), places, x.shape[0])
+
+
+def _run_turned(
+    name: str,
+    layer: _Layer,
+    sides: tuple[_Side, ...],
+    operands: tuple[Tensor | bool | None, ...],
+    bounds: list[int],
+    sizes: tuple[int, int],
+    counted: tuple[int, ...],
+) -> None:
+    """As :func:`_run`, for batches that lie example by example.
+
+    Of the four steps, ``counted`` says of which side they go through the units.
+    """
+    loop = getattr(_library(), name)
+    operands = [t.data_ptr() if isinstance(t, Tensor) else t for t in operands]
+    arguments = (ctypes.byref(layer), *map(ctypes.byref, sides), *operands, *sizes)
+    threads = len(bounds) - 1
+    if threads == 1:
+        loop(*arguments, _ALL, 0, 0)
+        return
+    for i, side in enumerate(counted):
+        shares = [sides[side].units * t // threads for t in range(threads + 1)]
+        run = functools.partial(loop, *arguments, 1 << i)
+        native.in_parallel(run, bounds if 1 << i == _SUM else shares)
 
 
 def _run(

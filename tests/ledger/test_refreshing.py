@@ -11,6 +11,7 @@ from mcnn.ledger import (
     claims,
     cli,
     differing,
+    merging,
     notes,
     provenance,
     records,
@@ -164,6 +165,23 @@ def test_a_line_that_speaks_against_a_record_is_sealed_too(tmp_path, only, capsy
     assert problem.startswith(f"{file}:1: altered")
     file.write_text("{}\n")
     assert len(verification.problems(tmp_path)) == 1
+
+
+def test_what_speaks_against_a_record_is_merged_and_so_is_its_better(tmp_path, only):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        note(folder, only, TODAY, OLD)
+        held(folder, 1, metrics=line(1)["metrics"] | {"total": 7.0})
+    assert refresh(there) == 1
+    merging.merge([there], here)
+    assert [r.flaw for r in records.held(only, here)] == [differing.FLAW]
+    again = ["run", NAME, "--profile", "full", "--redo-stale", "--only", "seed=1"]
+    cli.main([*again, "--only", "size=3", "--device", "cpu", "--results", str(there)])
+    assert [r.flaw for r in records.held(only, there)] == [None]
+    merging.merge([there], here)
+    (now,) = records.held(only, here)
+    assert (now.flaw, now.stale) == (None, False)
+    assert now.metrics["total"] != 7.0
 
 
 def test_a_trial_that_fails_leaves_its_record_and_stops_no_other(

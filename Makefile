@@ -11,6 +11,10 @@ WORKERS ?= 2
 BIN := .venv/bin
 UV := .uv/bin/uv
 READY := .venv/.synced
+# Tools that need no place in the environment: uv fetches them where they are called for.
+COSMIC_RAY := cosmic-ray==8.7.0
+PIP_AUDIT := pip-audit@2.10.1
+PIP_LICENSES := pip-licenses@5.5.5
 JUPYTER_BOOK := $(BIN)/jupyter-book build --all -W -n --keep-going -q
 
 # uv does not read pip's settings, so where pip's index is set, it is passed on here. Extra indexes
@@ -24,7 +28,7 @@ define from_pip
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf archive test run notebooks bench lock lint soak cluster-test clean
+.PHONY: help setup book pdf archive test run notebooks bench lock lint soak cluster-test mutants audit licences clean
 
 help:  ## print this list
 	@echo 'make TARGET [PROFILE=fast|full] [DEVICE=auto|cpu|cuda] [NOTEBOOKS="density paths"]'
@@ -70,6 +74,17 @@ soak: $(READY)  ## a million damaged records, notes, claims and command lines; h
 
 cluster-test: $(READY)  ## a Dask cluster on this machine: workers and scheduler killed, other code
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/ledger/test_cluster.py
+
+mutants: $(READY) $(UV)  ## small changes of the code, drawn at random: do the tests notice? hours
+	@$(from_pip); OMP_NUM_THREADS=1 nice -n 10 $(UV) run -q --isolated --no-project \
+		--with $(COSMIC_RAY) python tests/mutants.py --python $(BIN)/python
+	@$(BIN)/python tests/mutants.py --page
+
+audit: $(UV)  ## known weaknesses of what requirements.txt pins, from the index's advisories
+	@$(from_pip); $(UV) tool run -q $(PIP_AUDIT) -r requirements.txt --require-hashes --disable-pip
+
+licences: $(READY) $(UV)  ## the licence of each package that is installed
+	@$(from_pip); $(UV) tool run -q $(PIP_LICENSES) --python=$(BIN)/python --order=license
 
 lock: $(UV)  ## resolve requirements.in into requirements.txt
 	@$(from_pip); $(UV) pip compile requirements.in -o requirements.txt -q --universal \

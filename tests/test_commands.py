@@ -267,6 +267,18 @@ def revalidated(case):
     assert (folder / records.REVALIDATIONS).exists()
 
 
+def refreshed(case):
+    """Records that rest on a note give way to those of today, and then none is left."""
+    folder = case.own_records([line(seed, profile="full", code="0" * 16) for seed in range(3)])
+    words, case.words = case.words, ["mcnn", "verify", "--revalidate", NAME]
+    assert case.mcnn()[0] == 0
+    case.words = [*words, "--results", str(folder)]
+    status, shown = case.mcnn()
+    assert status == 0, shown
+    assert "3 records are of today's code now" in shown
+    assert case.mcnn()[1].startswith("0 records rest on notes")
+
+
 def rechecked(case):
     """Notes are checked again: here one of a sample; proofs have tests of their own."""
     case.own_records([line(seed, profile="full", code="0" * 16) for seed in range(3)])
@@ -374,6 +386,9 @@ CHECKS = {
     "make test": recipe,
     "make soak": recipe,
     "make cluster-test": recipe,
+    "make mutants": recipe,  # tests/test_mutants.py changes a module and watches
+    "make audit": recipe,
+    "make licences": recipe,
     "make lock": recipe,
     "make clean": really,
     "run.py": chapters,
@@ -397,6 +412,7 @@ CHECKS = {
     "mcnn run linear-fc --profile full --dataset mnist": planned,
     "mcnn run linear-fc --profile full --dataset ilsvrc12": photographs,
     'mcnn run $EXPERIMENTS --profile full --device cuda ${SEEDS:+--seeds "$SEEDS"}': in_workflow,
+    "mcnn run --refresh oldest --hours 1": refreshed,
     "mcnn verify": judged,
     "mcnn verify density-mnist": judged,
     "mcnn verify --protocol": without_history,

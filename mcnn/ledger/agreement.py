@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from mcnn.ledger.provenance import LIBRARIES
 from mcnn.ledger.records import Record
 
 # Up to which runs are draws of one distribution: the median of z, and the largest z.
@@ -187,9 +188,13 @@ def compare(
 
 
 def _alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two runs had the same code, processor and versions."""
+    """Whether two runs had the same code, processor and versions.
+
+    A record of before a version was kept may be of any: of that one, it says nothing.
+    """
     same = ("code", "device", "torch", "cuda", "python")
-    return all(name in old and old[name] == new.get(name) for name in same)
+    later = [name for name in (*LIBRARIES, "compiler") if name in old]
+    return all(name in old and old[name] == new.get(name) for name in (*same, *later))
 
 
 def _number(value: Any) -> bool:

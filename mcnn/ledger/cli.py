@@ -1,9 +1,9 @@
 """The command line: list, run, verify, merge and data.
 
 It only reads arguments and prints; the work is in the modules it calls.
-Exit status: 0 if all is well, 1 if ``verify`` finds records that cannot be trusted or do not
-repeat, 2 for what the user can mend, in one line: also a data set that is damaged, or missing
-though it was named.
+Exit status: 0 if all is well, 1 if ``verify`` or ``run --refresh`` finds records that cannot be
+trusted or do not repeat, 2 for what the user can mend, in one line: also a data set that is
+damaged, or missing though it was named.
 """
 
 import argparse
@@ -26,6 +26,8 @@ _RUN = """examples:
   mcnn run 'density-*' --profile full --jobs 2        every experiment of a chapter
   mcnn run density-mnist --profile full --scheduler tcp://head:8786   on a Dask cluster
   mcnn run linear-fc --profile full --dataset mnist   only the trials on one data set
+  mcnn run --refresh oldest --hours 1                 on an idle machine: replace the records that
+                                                      rest on the most notes, if they come out again
 
 A trial that has a record is not run again; stop at any moment and call it again to go on.
 """
@@ -117,13 +119,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--results", **results)
 
     sub = add("run", _run, "run the trials that have no record yet", _RUN)
-    sub.add_argument("experiment", nargs="+", help="names or patterns")
+    sub.add_argument("experiment", nargs="*", help="names or patterns (of --refresh: all)")
     sub.add_argument("--profile", default="fast", choices=PROFILES)
     sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     sub.add_argument("--seeds", type=_seeds, metavar="0-9", help="such as 0-4 or 0,3,7-9")
     sub.add_argument("--dataset", help="only the trials on this data set")
     sub.add_argument("--only", action="append", default=[], metavar="FIELD=VALUE", type=_condition)
     sub.add_argument("--redo-stale", action="store_true", help="run again what older code recorded")
+    sub.add_argument(
+        "--refresh",
+        choices=("oldest",),
+        help="run again the records at `full` that rest on the most notes, the cheapest first",
+    )
+    sub.add_argument("--hours", type=_hours, metavar="H", help="that --refresh may take")
     engine = sub.add_mutually_exclusive_group()
     engine.add_argument("--jobs", type=_positive, metavar="N", help="processes (default: 1)")
     engine.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster")
@@ -219,6 +227,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < 10**6:
+        raise argparse.ArgumentTypeError(f"must be a number of hours above 0, got {text!r}")
+    return hours
+
+
 def _names(patterns: Sequence[str]) -> list[str]:
     """Return the experiments that the patterns mean, each once."""
     from fnmatch import fnmatchcase
@@ -263,6 +281,10 @@ def _cost(held: Sequence["Record"]) -> str:
 def _run(args: argparse.Namespace) -> int:
     from mcnn.ledger import project, runner
 
+    if args.refresh or args.hours:
+        return _refresh(args)
+    if not args.experiment:
+        raise UsageError("name an experiment or a pattern, such as 'density-*'; see mcnn list")
     device = runner.resolve_device(args.device)
     where = dict(args.only) | ({"dataset": args.dataset} if args.dataset else {})
     plans = []
@@ -273,7 +295,7 @@ def _run(args: argparse.Namespace) -> int:
         if p.stale:
             notes.append(f"{p.stale} stale (--redo-stale, or mcnn verify --revalidate {name})")
         if p.flawed:
-            notes.append(f"{p.flawed} that decide nothing, of no clean commit (--redo-stale)")
+            notes.append(f"{p.flawed} that decide nothing, see mcnn verify (--redo-stale)")
         if p.left_out:
             notes.append(f"{p.left_out} left out, whose data must be asked for (mcnn data)")
         print(f"{name}: {', '.join(notes)}")
@@ -282,6 +304,25 @@ def _run(args: argparse.Namespace) -> int:
     total = runner.run(plans, device, results, *options)
     print(f"{total} new records in {results}" if total else "nothing to do")
     return 0
+
+
+def _refresh(args: argparse.Namespace) -> int:
+    from mcnn.ledger import project, refreshing
+
+    if not args.refresh or not args.hours:
+        raise UsageError("--refresh oldest and --hours H go together")
+    others = ("seeds", "dataset", "only", "redo_stale", "scheduler", "patience")
+    for name in others:
+        if getattr(args, name):
+            raise UsageError(f"--{name.replace('_', '-')} is not for --refresh")
+    results = args.results or project.results_dir("full")
+    if not results.is_dir():
+        raise UsageError(f"no folder {results}")
+    names = _names(args.experiment or ["*"])
+    replaced, failed = refreshing.refresh(names, args.hours, args.device, results, args.jobs or 1)
+    stay = f", {failed} stay as they are" if failed else ""
+    print(f"{replaced} records are of today's code now{stay}")
+    return 1 if failed else 0
 
 
 def _verify(args: argparse.Namespace) -> int:

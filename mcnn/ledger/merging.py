@@ -1,17 +1,19 @@
 """Merging the records of several machines, by hash."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from mcnn.errors import RecordError
-from mcnn.ledger import records, registry
+from mcnn.ledger import differing, records, registry, store
 
 
 def merge(sources: Sequence[Path], results: Path) -> Counter:
-    """Add the records of other machines to a folder, by hash, and the notes of a folder.
+    """Add the records of other machines to a folder, by hash, and what a folder says of them.
 
-    A trial that is recorded here stays as it is, unless its record is stale and the other is not.
+    That are its notes, and its runs that came out otherwise than a record.
+    A trial that is recorded here stays as it is, unless its record is stale, or a later run speaks
+    against it, and the other is neither.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def merge(sources: Sequence[Path], results: Path) -> Counter:
         merged then.
     """
     good: dict[str, list[records.Record]] = {}
-    notes = []
+    notes, against = [], defaultdict(list)
     for source in sources:
         if not source.exists():
             raise RecordError(f"no such file or folder: {source}")
@@ -44,14 +46,25 @@ def merge(sources: Sequence[Path], results: Path) -> Counter:
             if problems:
                 raise RecordError(problems[0])
             good.setdefault(file.stem, []).extend(held)
+        for file in sorted((source / differing.FOLDER).glob("*.jsonl")):
+            if problems := differing.scan(file)[1]:
+                raise RecordError(problems[0])
+            against[file.stem] += [store.parse(text) for _, text in store.lines(file)]
     records.append(notes, results / records.REVALIDATIONS)
+    for name, lines in against.items():
+        records.append(lines, differing.path(name, results), overwrite=True)
     added = Counter()
     for name, held in good.items():
         file = records.path(name, results)
         fresh = records.fresh_codes(registry.get(name), results)
-        held.sort(key=lambda r: r.provenance["code"] in fresh)  # of two, the last is taken
-        stale = {r.key for r in records.scan(file)[0] if r.provenance["code"] not in fresh}
-        better = [r.line for r in held if r.key in stale and r.provenance["code"] in fresh]
+        refuted = differing.digests(name, results)
+
+        def counts(r: records.Record, fresh: set = fresh, refuted: set = refuted) -> bool:
+            return r.code in fresh and not (refuted and r.line["digest"] in refuted)
+
+        held.sort(key=counts)  # of two, the last is taken
+        poor = {r.key for r in records.scan(file)[0] if not counts(r)}
+        better = [r.line for r in held if r.key in poor and counts(r)]
         added[name] = records.append(better, file, overwrite=True)
         added[name] += records.append([r.line for r in held], file)
     return added

@@ -1,19 +1,26 @@
 """Where a number comes from: the commit, the code it depends on, the machine that made it."""
 
+import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mcnn import __version__
+from mcnn import __version__, native
 from mcnn.ledger.code import Code, here
 from mcnn.ledger.hashes import Kept
+
+# What computes beside PyTorch; records of before these were kept say nothing of them.
+LIBRARIES = ("numpy", "scipy", "torchdiffeq")
 
 
 @cache
@@ -69,24 +76,68 @@ def code_state(roots: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        run = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return run.stdout.strip()
+    said = _said(["git", "-C", str(folder), *arguments])
+    return None if said is None else said.strip()
 
 
 def describe(roots: tuple[str, ...], device: torch.device) -> dict[str, Any]:
-    """Return what made a number, but for the data, the time and the memory it took."""
+    """Return what made a number, but for the data, the time and the memory it took.
+
+    Where the code reaches no C, or nothing compiles it, ``compiler`` is None.
+    """
     return code_state(roots) | {
         "device": device_name(device),
         "mcnn": __version__,
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "python": platform.python_version(),
+        **{name: _version(name) for name in LIBRARIES},
+        "compiler": compiler() if _reaches_c(roots) else None,
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _reaches_c(roots: tuple[str, ...]) -> bool:
+    code = _code(roots)
+    return any(file.suffix == ".c" for file in code.files(code.closure(roots)))
+
+
+def compiler() -> str | None:
+    """Return the compiler of :mod:`mcnn.native` with its flags, or None if there is none.
+
+    What a C program asks for beside them, such as whether to contract, is in its code.
+    """
+    return _compiler(os.environ.get("CC") or "cc")
+
+
+@cache
+def _compiler(command: str) -> str | None:
+    words = shlex.split(command)
+    path = shutil.which(words[0]) if words else None
+    if path is None:
+        return None
+    words = [path, *words[1:]]
+    about = _said([*words, "--version"])
+    if about is None:
+        return None
+    check = ("-E", "-x", "c", os.devnull, "-o", os.devnull)
+    machine = () if _said([*words, "-march=native", *check]) is None else ("-march=native",)
+    return " ".join([about.partition("\n")[0].strip(), *words[1:], *native._FLAGS, *machine])
+
+
+def _said(command: list[str]) -> str | None:
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return run.stdout
 
 
 def device_name(device: torch.device) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mcnn.errors import McnnError, RecordError
-from mcnn.ledger import project, registry, store
+from mcnn.ledger import differing, project, registry, store
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.notes import (  # noqa: F401 (old commits and callers know them by these names)
     REVALIDATIONS,
@@ -160,9 +160,12 @@ def held(
     if problems:
         raise RecordError(problems[0])
     fresh = fresh_codes(experiment, results)
+    refuted = differing.digests(experiment.name, results)
     of_profile = [r for r in good if r.profile == profile]
     for record in of_profile:
         record.stale = record.code not in fresh
+        if refuted and record.line["digest"] in refuted:
+            record.flaw = record.flaw or differing.FLAW
     return of_profile
 
 

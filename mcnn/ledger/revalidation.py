@@ -124,7 +124,7 @@ def revalidate(
     if not todo:
         print("no record is stale" if len(names) > 1 else f"{names[0]}: no record is stale")
         return 0
-    _committed(experiment for group in todo for experiment in group.experiments)
+    committed(experiment for group in todo for experiment in group.experiments)
     where = runner.resolve_device(device)
     work = [(group, pair) for group in todo for pair in group.sample]
     work.sort(key=lambda item: _seconds(item[1]))
@@ -160,13 +160,20 @@ def revalidate(
     return 1 if failed else 0
 
 
-def _committed(experiments: Iterable[Experiment]) -> None:
-    """Find out before the work that nobody could check a note again: it names a commit."""
+def committed(experiments: Iterable[Experiment]) -> None:
+    """Find out before the work that its notes and records would name no commit.
+
+    Raises
+    ------
+    UsageError
+        If the code of one is in none: nobody could check what comes of it.
+    """
     for experiment in experiments:
         state = provenance.code_state(experiment.roots)
         if not state["commit"] or state["dirty"] is not False:
             raise UsageError(
-                f"the code of {experiment.name} is in no commit, and a note names one: commit first"
+                f"the code of {experiment.name} is in no commit, and what it makes names one: "
+                "commit first"
             )
 
 
@@ -214,7 +221,7 @@ def prove_moves(names: Sequence[str], commit: str, map_file: Path, results: Path
         0 if all are proved, else 1: the others get no note.
     """
     moved = moves.read_map(map_file)
-    _committed(map(registry.get, names))
+    committed(map(registry.get, names))
     root = provenance.here().root
     proved = 0
     with moves.checkout(commit, root) as tree:

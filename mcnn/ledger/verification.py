@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from mcnn import data
 from mcnn.errors import UsageError
-from mcnn.ledger import agreement, notes, records, registry, runner
+from mcnn.ledger import agreement, differing, notes, records, registry, runner
 from mcnn.ledger.experiment import Experiment
 
 
@@ -24,6 +24,8 @@ def problems(results: Path) -> list[str]:
             lines += records.scan(file, known[file.stem])[1]
         else:
             lines.append(f"{file}:1: foreign: no experiment {file.stem!r}")
+    for file in sorted((results / differing.FOLDER).glob("*.jsonl")):
+        lines += differing.scan(file)[1]
     return lines
 
 

@@ -15,14 +15,17 @@ Nothing passes from one to another: :func:`fit` gives every network the weights 
 On a GPU a step is recorded as a CUDA graph and replayed, without the overhead of its launches.
 On a CPU one process a core (``mcnn run --jobs``) mostly is the better way; the benchmark
 ``training-replicas`` says by how much.
+Where all of them are too many for its memory, they train in parts, one after the other.
 
 Source: R. Zou et al.: torch.func, composable function transforms for PyTorch, 2022, on ensembles.
 """
 
 import copy
+import gc
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn, optim
@@ -33,6 +36,8 @@ from tqdm import tqdm
 from mcnn.data import Data, Split
 from mcnn.data.split import batch_indices
 from mcnn.training.fit import OPTIMIZERS, SCHEDULES, DivergenceError, Evaluation, choose
+
+T = TypeVar("T")
 
 
 def fit(
@@ -88,6 +93,13 @@ def fit(
         their numbers, or that draw random numbers.
     DivergenceError
         If a loss becomes infinite or NaN; the networks are left as they were.
+    torch.OutOfMemoryError
+        If not even one network fits into the memory of the GPU.
+
+    Warns
+    -----
+    UserWarning
+        If fewer networks than all are trained at a time, because memory is short.
 
     Examples
     --------
@@ -102,6 +114,69 @@ def fit(
     _check(models, seeds, rates, optimizer, schedule, epochs, batch_size)
     if data.train is None or len(data.train) == 0:
         raise ValueError(f"data.train of {data.name} is empty: there is nothing to train on")
+    options = (epochs, batch_size, optimizer, momentum, weight_decay, schedule, scale)
+
+    def run(part: slice) -> tuple[_Stack, list[list[dict[str, Any]]]]:
+        some = (models[part], data, seeds[part], rates[part], part.start)
+        return _trained(*some, *options, evaluate_each, graphs, desc)
+
+    rows: list[list[dict[str, Any]]] = []
+    stacks = []
+    for part, (stack, found) in _parts(len(models), run):
+        stacks.append((part, stack))
+        rows += found
+    for part, stack in stacks:  # all or none
+        stack.copy_to(models[part])
+    return rows
+
+
+def _parts(count: int, run: Callable[[slice], T]) -> Iterator[tuple[slice, T]]:
+    """Run all of some networks at once, or as many at a time as memory allows."""
+    first, size = 0, count
+    while first < count:
+        part = slice(first, min(first + size, count))
+        try:
+            done = run(part)
+        except RuntimeError as error:
+            if part.stop - first == 1 or not _out_of_memory(error):
+                raise
+            size = -(-(part.stop - first) // 2)
+        else:
+            yield part, done
+            first = part.stop
+            continue
+        # Only here is all gone that the error held, and the tensors of the attempt with it.
+        gc.collect()
+        torch.cuda.empty_cache()
+        text = f"memory is short for {part.stop - first} networks at a time: going on with {size}"
+        warnings.warn(text, stacklevel=3)
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was short; while a graph is recorded, another error follows on that."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__context__
+    return error is not None
+
+
+def _trained(
+    models: Sequence[nn.Module],
+    data: Data,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    first: int,
+    epochs: int,
+    batch_size: int,
+    optimizer: str,
+    momentum: float,
+    weight_decay: float,
+    schedule: str,
+    scale: str,
+    evaluate_each: bool,
+    graphs: bool,
+    desc: str,
+) -> tuple["_Stack", list[list[dict[str, Any]]]]:
+    """Train the networks from the ``first`` on and return their numbers and their rows."""
     n = len(data.train)
     steps = epochs * math.ceil(n / batch_size)
     stack = _Stack(models)
@@ -127,8 +202,8 @@ def fit(
             bad = [r for r, loss in enumerate(losses) if not math.isfinite(loss)]
             if bad:
                 raise DivergenceError(
-                    f"the training loss of network {bad[0]} became {losses[bad[0]]} in epoch "
-                    f"{epoch} with lr={rates[bad[0]]}: choose a smaller lr"
+                    f"the training loss of network {first + bad[0]} became {losses[bad[0]]} in "
+                    f"epoch {epoch} with lr={rates[bad[0]]}: choose a smaller lr"
                 )
             tests = stack.evaluate(data.test, scale) if evaluate_each else None
             for r, hits in enumerate(train.hits.tolist()):
@@ -136,8 +211,7 @@ def fit(
                 if tests is not None:
                     row["test_accuracy"], row["test_loss"] = tests[r]
                 rows[r].append(row)
-    stack.copy_to(models)
-    return rows
+    return stack, rows
 
 
 def evaluate(
@@ -163,7 +237,8 @@ def evaluate(
         For an empty split, or networks that differ in more than their numbers.
     """
     _check_alike(models)
-    return _Stack(models).evaluate(split, scale, batch_size)
+    parts = _parts(len(models), lambda p: _Stack(models[p]).evaluate(split, scale, batch_size))
+    return [score for _, scores in parts for score in scores]
 
 
 class _Stack:

@@ -12,6 +12,10 @@ def record(seed, **metrics):
     return records.Record(line(seed, metrics=metrics), FakeTrial(seed=seed))
 
 
+def made_by(held, provenance):
+    return records.Record(held.line | {"provenance": provenance}, held.config)
+
+
 def drawn(n, **constant):
     rng = random.Random(1)
     return [
@@ -112,6 +116,19 @@ def test_on_the_same_machine_nothing_is_a_draw(device, good):
     found = agreement.compare(many[0], fresh, 1e-6, many, made)
     assert found.good == good
     assert ("same code, processor and versions" in str(found)) != good
+
+
+@pytest.mark.parametrize(("before", "now", "good"), [("2.0", "2.1", True), ("2.0", "2.0", False)])
+def test_another_version_of_a_library_may_be_a_draw(before, now, good):
+    """A record of before a version was kept counts as made by any."""
+    many = drawn(10)
+    kept = many[0].provenance | {"numpy": before}
+    many[0] = made_by(many[0], kept)
+    fresh = {"curve": many[1].metrics["curve"]}
+    assert agreement.compare(many[0], fresh, 1e-6, many, kept | {"numpy": now}).good == good
+    unsaid = {k: v for k, v in kept.items() if k != "numpy"}
+    many[0] = made_by(many[0], unsaid)
+    assert not agreement.compare(many[0], fresh, 1e-6, many, kept | {"numpy": now}).good
 
 
 @pytest.mark.parametrize(("change", "good"), [(0.004, True), (0.03, False)])

@@ -48,7 +48,7 @@ def test_help_does_not_wait_for_pytorch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("argv", [[], ["walk"], ["run"], ["run", "x", "--jobs", "2.5"]])
+@pytest.mark.parametrize("argv", [[], ["walk"], ["run", "x", "--jobs", "2.5"]])
 def test_a_wrong_command_line_ends_with_two(argv, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(argv)

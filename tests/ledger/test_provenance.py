@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import numpy
 import pytest
+import scipy
 import torch
 
+from mcnn import native
 from mcnn.ledger import code, provenance, registry
 
 FILES = {
@@ -105,10 +108,35 @@ def test_describing_says_where_it_ran():
     device = torch.device("cpu")
     made = provenance.describe(("mcnn.stats",), device)
     assert made.keys() == {
-        *("commit", "dirty", "code", "device", "mcnn", "torch", "cuda", "python")
+        *("commit", "dirty", "code", "device", "mcnn", "torch", "cuda", "python"),
+        *("numpy", "scipy", "torchdiffeq", "compiler"),
     }
     assert made["device"]
     assert made["cuda"] is None
+    assert made["numpy"] == numpy.__version__
+    assert made["scipy"] == scipy.__version__
+    assert made["compiler"] is None, "statistics reach no C"
+
+
+def test_the_compiler_is_named_with_its_flags_where_c_is_reached(tmp_path, monkeypatch):
+    compiler = tmp_path / "mycc"
+    compiler.write_text('#!/bin/sh\n[ "$2" = --version ] && echo "mycc 1.2\nmore"\nexit 0\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", f"{compiler} -m64")
+    roots = registry.get("density-mnist").roots
+    told = provenance.describe(roots, torch.device("cpu"))["compiler"]
+    assert told == f"mycc 1.2 -m64 {' '.join(native._FLAGS)} -march=native"
+    compiler.write_text(compiler.read_text().replace("exit 0", "[ $2 != -march=native ]"))
+    provenance._compiler.cache_clear()
+    told = provenance.compiler()
+    assert told == f"mycc 1.2 -m64 {' '.join(native._FLAGS)}", "it does not know its own machine"
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert provenance.compiler() is None
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(provenance, "LIBRARIES", ("no-such-package",))
+    assert provenance.describe(("mcnn.stats",), torch.device("cpu"))["no-such-package"] is None
 
 
 def test_peak_memory_grows_by_what_is_held():

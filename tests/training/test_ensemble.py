@@ -214,3 +214,82 @@ def test_graphs_replay_what_was_recorded(few):
         pairs.append((models, rows))
     (a, rows), (b, expected) = pairs
     assert_same(a, b, rows, expected, 1e-4)
+
+
+def short_of_memory(monkeypatch, most, after=0, kind=torch.OutOfMemoryError):
+    """Let a step fail, as on a GPU whose memory is short, for more networks than fit."""
+    logits, calls, sizes = ensemble._Stack.logits, [], []
+
+    def limited(stack, *rest, **more):
+        calls.append(1)
+        sizes.append(len(stack.trained[0]))
+        if sizes[-1] > most and len(calls) > after:
+            raise kind("CUDA out of memory.")
+        return logits(stack, *rest, **more)
+
+    monkeypatch.setattr(ensemble._Stack, "logits", limited)
+    return sizes
+
+
+@pytest.mark.parametrize("seeds", [range(5), [3] * 5])
+@pytest.mark.parametrize("after", [0, 7], ids=["at once", "in the second epoch"])
+def test_where_memory_is_short_fewer_train_at_a_time_to_the_same(few, monkeypatch, seeds, after):
+    options = {"epochs": 2, "batch_size": 16, "lr": [0.05, 0.02, 0.1, 0.3, 0.2]}
+    models, whole = networks("mlp", 5, **MLP), networks("mlp", 5, **MLP)
+    rows = ensemble.fit(whole, few, seeds=seeds, evaluate_each=True, **options)
+    sizes = short_of_memory(monkeypatch, 2, after)
+    with pytest.warns(UserWarning, match="memory is short for") as told:
+        parts = ensemble.fit(models, few, seeds=seeds, evaluate_each=True, **options)
+    words = "memory is short for {} networks at a time: going on with {}"
+    assert [str(w.message) for w in told] == [words.format(5, 3), words.format(3, 2)]
+    assert set(sizes) == {5, 3, 2, 1}, "two, two and one in the end"
+    assert parts == rows
+    for a, b in zip(models, whole, strict=True):
+        for name, tensor in a.state_dict().items():
+            assert torch.equal(tensor, b.state_dict()[name]), name
+    monkeypatch.undo()
+    scores = ensemble.evaluate(models, few.test)
+    short_of_memory(monkeypatch, 4)
+    with pytest.warns(UserWarning, match=words.format(5, 3)):
+        assert ensemble.evaluate(models, few.test) == scores
+
+
+def test_one_network_that_does_not_fit_is_an_error_and_changes_nothing(few, monkeypatch):
+    models = networks("mlp", 2, **MLP)
+    before = models[0][1][1].weight.clone()
+    short_of_memory(monkeypatch, 0, after=3)
+    with (
+        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"),
+    ):
+        ensemble.fit(models, few, epochs=1, batch_size=16, seeds=[0, 1])
+    assert torch.equal(models[0][1][1].weight, before)
+
+
+def test_what_follows_on_short_memory_counts_as_that_and_nothing_else_does(few, monkeypatch):
+    def recording(text):
+        try:
+            raise torch.OutOfMemoryError(text)
+        finally:
+            raise RuntimeError("capture failed")  # what replaces it when a graph is recorded
+
+    models = networks("mlp", 2, **MLP)
+    short_of_memory(monkeypatch, 1, kind=recording)
+    with pytest.warns(UserWarning, match="going on with 1"):
+        ensemble.fit(models, few, epochs=1, seeds=[0, 1])
+    monkeypatch.undo()
+    short_of_memory(monkeypatch, 1, kind=RuntimeError)
+    with pytest.raises(RuntimeError, match=r"^CUDA out of memory\.$"):
+        ensemble.fit(models, few, epochs=1, seeds=[0, 1])
+
+
+def test_in_parts_the_network_that_diverges_keeps_its_number(few, monkeypatch):
+    models = networks("mlp", 3, **MLP)
+    before = models[0][1][1].weight.clone()
+    short_of_memory(monkeypatch, 1)
+    with (
+        pytest.warns(UserWarning, match="going on with"),
+        pytest.raises(training.DivergenceError, match=r"network 2 .* lr=1e\+300"),
+    ):
+        ensemble.fit(models, few, epochs=3, seeds=[0, 1, 2], lr=[0.1, 0.1, 1e300])
+    assert torch.equal(models[0][1][1].weight, before), "those that came through stay, too"

@@ -91,14 +91,24 @@ def from_bytes(content: bytes | memoryview, dtype: str, shape: list[int]) -> Ten
     ValueError
         For an unknown type, or if the bytes are not as many as the shape says.
     """
-    if dtype not in _TYPES:
-        raise ValueError(f"no type {dtype!r}")
-    size = torch.empty(0, dtype=_TYPES[dtype]).element_size()
-    if len(content) != size * math.prod(shape):
+    if len(content) != size_of(dtype) * math.prod(shape):
         raise ValueError(f"{len(content)} bytes for the shape {shape} of {dtype}")
     if not len(content):
         return torch.empty(shape, dtype=_TYPES[dtype])
     return torch.frombuffer(bytearray(content), dtype=_TYPES[dtype]).view(shape)
+
+
+def size_of(dtype: str) -> int:
+    """Return the bytes of a number.
+
+    Raises
+    ------
+    ValueError
+        For an unknown type.
+    """
+    if dtype not in _TYPES:
+        raise ValueError(f"no type {dtype!r}")
+    return _TYPES[dtype].itemsize
 
 
 def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

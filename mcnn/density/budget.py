@@ -173,8 +173,8 @@ def output(out: object) -> Tensor:
 
 def entropy(counts: Tensor) -> float:
     """Return the entropy of counts in bits."""
-    values, numbers = torch.unique(counts, return_counts=True)
-    return entropy_bits(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    numbers = torch.bincount((counts - counts.min()).flatten())
+    return entropy_bits(dict(enumerate(numbers[numbers > 0].tolist())))
 
 
 def _check(bits: float) -> None:

@@ -224,15 +224,15 @@ MOBILE = {"net": "mobile", "width": 16}
 _NO_SET = {"dataset": None, "width": 0, "epochs": 0, "validation": 0}
 TEXT = _NO_SET | {"net": "transformer", "width": 128, "epochs": 1000, "size": 512}
 TEXT |= {"calibration": 64}
-TINY = _NO_SET | {"net": "crepe-tiny", "calibration": 32, "size": 300}
-TINY |= {"samples": (0.25, 0.5, 1.0, 2.0), "budget": (1.0, 1.5, 2.5)}
+TINY = _NO_SET | {"net": "crepe-tiny", "calibration": 16, "size": 300}
+TINY |= {"samples": (0.25, 0.5, 1.0), "budget": (1.0, 1.5, 2.5), "bits": (2, 3)}
 # Filters of 65,536 inputs: following a path, and all that runs the network layer by layer, would
 # take a quarter of an hour.
-FULL = TINY | {"net": "crepe-full", "samples": (0.25, 0.5, 1.0), "budget": (1.0, 1.5)}
-FULL |= {"bits": (2, 3), "calibration": 8, "size": 200}
+FULL = TINY | {"net": "crepe-full", "budget": (1.0, 1.5), "calibration": 8, "size": 200}
 FULL |= {"ways": ("sampled", "sampled, budget, correlated order", "nearest")}
-MINILM = _NO_SET | {"net": "minilm", "calibration": 32, "size": 100}
-MINILM |= {"samples": (1.0, 2.0, 4.0), "budget": (2.5, 3.5, 4.5), "bits": (3, 4, 5)}
+MINILM = _NO_SET | {"net": "minilm", "calibration": 16, "size": 100}
+MINILM |= {"samples": (1.0, 2.0), "bits": (3, 4)}
+MINILM |= {"ways": ("sampled", "sampled, sequential", "nearest", "greedy path following")}
 NETS = (MLP, {}, MOBILE, TEXT, TINY, FULL, MINILM)
 
 

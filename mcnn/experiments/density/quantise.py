@@ -23,7 +23,7 @@ _BATCH = 250
 LEFT = 0.99  # of what the full network is worth
 NEAR = 0.3  # bits a weight
 OURS = "sampled, sequential"  # which stands for sampling
-INSTEAD = "sampled, budget, correlated order"  # where rows are too long to follow a path
+INSTEAD = "sampled"  # where rows are too long to follow a path
 
 
 def _sampled(model: nn.Module, k: float, inputs: Tensor, seed: int) -> tuple[nn.Module, Report]:
@@ -224,14 +224,13 @@ MOBILE = {"net": "mobile", "width": 16}
 _NO_SET = {"dataset": None, "width": 0, "epochs": 0, "validation": 0}
 TEXT = _NO_SET | {"net": "transformer", "width": 128, "epochs": 1000, "size": 512}
 TEXT |= {"calibration": 64}
-TINY = _NO_SET | {"net": "crepe-tiny", "calibration": 16, "size": 300}
-TINY |= {"samples": (0.25, 0.5, 1.0), "budget": (1.0, 1.5, 2.5), "bits": (2, 3)}
-# Filters of 65,536 inputs: following a path, and all that runs the network layer by layer, would
-# take a quarter of an hour.
-FULL = TINY | {"net": "crepe-full", "budget": (1.0, 1.5), "calibration": 8, "size": 200}
-FULL |= {"ways": ("sampled", "sampled, budget, correlated order", "nearest")}
-MINILM = _NO_SET | {"net": "minilm", "calibration": 16, "size": 100}
-MINILM |= {"samples": (1.0, 2.0), "bits": (3, 4)}
+TINY = _NO_SET | {"net": "crepe-tiny", "calibration": 100, "size": 300}
+TINY |= {"samples": (0.5, 1.0), "budget": (1.5, 2.5), "bits": (2, 3)}
+# Filters of 65,536 inputs: all that runs the network layer by layer would take a quarter of an hour.
+FULL = TINY | {"net": "crepe-full", "samples": (0.25, 0.5, 1.0), "calibration": 1, "size": 200}
+FULL |= {"ways": ("sampled", "nearest")}
+MINILM = _NO_SET | {"net": "minilm", "calibration": 32, "size": 100}
+MINILM |= {"samples": (2.0, 4.0), "bits": (4, 5)}
 MINILM |= {"ways": ("sampled", "sampled, sequential", "nearest", "greedy path following")}
 NETS = (MLP, {}, MOBILE, TEXT, TINY, FULL, MINILM)
 

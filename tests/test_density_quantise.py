@@ -9,7 +9,7 @@ from torch import nn
 
 from mcnn import data
 from mcnn.density import sample_counts
-from mcnn.experiments.density import instant, networks, quantise, text
+from mcnn.experiments.density import instant, mobile, networks, quantise, text
 from mcnn.experiments.density.instant import BOTH, WEIGHTS, InstantTrial
 from mcnn.experiments.density.quantise import QuantiseTrial
 from mcnn.ledger import records
@@ -19,7 +19,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(networks, "cache_path", lambda: tmp_path)
+    for module in (networks, mobile):
+        monkeypatch.setattr(module, "cache_path", lambda: tmp_path)
     return tmp_path / "networks"
 
 
@@ -59,6 +60,38 @@ def test_bits_needed_are_interpolated():
     )
     assert quantise.bits_needed(record(float=2.0, way=rows), "way") == 5.0  # never
     assert quantise.bits_needed(record(float=0.1, way=rows), "way") == 1.0  # always
+
+
+def test_networks_are_counted_seed_by_seed():
+    """The first wins, the second is near the best only, the third never leaves 99 %."""
+
+    def row(bits, score=1.0):
+        return [{"bits": bits, "score": score}]
+
+    def made(seed, **ways):
+        metrics = {name.replace("_", " "): rows for name, rows in ways.items()} | {"float": 1.0}
+        ways = tuple(name for name in metrics if name != "float")
+        return SimpleNamespace(
+            config=SimpleNamespace(net="mlp", seed=seed, ways=ways), metrics=metrics
+        )
+
+    ours, instead = quantise.OURS, quantise.INSTEAD
+    first = made(0, **{ours: row(2.0), "nearest": row(3.0), "nearest, calibrated": row(2.1)})
+    second = made(0, **{instead: row(3.2), "nearest": row(3.1), "greedy": row(2.95)})
+    third = made(0, **{ours: row(1.0, 0.98), "nearest": row(4.0)})
+    found = quantise._measure_all([first, second, third])
+    assert found == {"networks with fewer bits": [1], "networks near the best": [2]}
+
+
+def test_depthwise_networks_are_kept(own_cache):
+    source = data.load("digits", validation=287)
+    recipe = networks.Recipe(net="mobile", dataset="digits", width=2, epochs=1)
+    first, again = mobile.trained(recipe, source), mobile.trained(recipe, source)
+    assert len(list(own_cache.iterdir())) == 1
+    x = source.test.inputs(slice(5), scale="standard")
+    assert torch.equal(first(x), again(x))
+    alone = [m for m in first if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert [m.weight.shape[1] for m in alone] == [1, 1, 1, 1]
 
 
 def test_activation_bits_are_those_of_the_codes():
@@ -128,7 +161,9 @@ def test_small_trials_run():
     assert set(metrics[WEIGHTS]) == {"sampled, systematic", "nearest", "nearest, least squares"}
     once = {"samples": (1.0,), "budget": (2.0,), "bits": (3,), "calibration": 30}
     metrics = quantise._run(QuantiseTrial(**once, **brief), CPU)
-    assert set(metrics) == {"float", *quantise.WAYS}
+    assert set(metrics) == {"float", "fingerprint", *quantise.WAYS}
+    few = quantise._run(QuantiseTrial(net="mobile", ways=("nearest",), **once, **brief), CPU)
+    assert set(few) == {"float", "fingerprint", "nearest"}
     words = {"net": "transformer", "dataset": None, "width": 8, "epochs": 2, "size": 4}
     metrics = quantise._run(QuantiseTrial(**once, **words), CPU)
     assert metrics["fingerprint"] == text.load().fingerprint

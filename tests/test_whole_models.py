@@ -92,6 +92,7 @@ EXEMPT = {
     "mcnn.density.calibrated": "is density.quantize with inputs or a budget",
     "mcnn.density.integers.IntegerLayer": "of one layer",
     "mcnn.density.integers.use_engine": "says how integers are added up",
+    "mcnn.density.lining": "calls the model",
     "mcnn.density.sequential": "calls two models",
     "mcnn.density.watch": "calls the model; tested with input_scales",
     "mcnn.partition.layer.start_epoch": "announces, and writes nothing",

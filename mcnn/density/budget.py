@@ -33,11 +33,27 @@ def samples_of(layer: Layer, fraction: float) -> int:
     return max(1, round(fraction * layer.rows.shape[1]))
 
 
-def counting(method: str, order: str, seed: int) -> Counting:
-    """Return how layers are counted: each with its own seed."""
-    return lambda layer, samples: sample_counts(
-        layer.rows, samples, method, "row", order, layer.seed(seed)
-    )
+def counting(
+    method: str, order: str, seed: int, lines: Mapping[str, Tensor] | None = None
+) -> Counting:
+    """Return how layers are counted: each with its own seed.
+
+    Parameters
+    ----------
+    method, order, seed
+        As in :func:`mcnn.density.sample_counts`.
+    lines
+        From :func:`mcnn.density.lining.chains`, by name of the layer: weights line up along these,
+        and ``order`` is that along the line.
+    """
+
+    def count(layer: Layer, samples: int) -> Tensor:
+        line, own = None if lines is None else lines[layer.name], layer.seed(seed)
+        rows = layer.rows if line is None else layer.rows.gather(1, line)
+        counts = sample_counts(rows, samples, method, "row", order, own)
+        return counts if line is None else torch.empty_like(counts).scatter_(1, line, counts)
+
+    return count
 
 
 def evenly(layers: Sequence[Layer], bits: float, count: Counting) -> dict[str, int]:
@@ -173,8 +189,8 @@ def output(out: object) -> Tensor:
 
 def entropy(counts: Tensor) -> float:
     """Return the entropy of counts in bits."""
-    values, numbers = torch.unique(counts, return_counts=True)
-    return entropy_bits(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    numbers = torch.bincount((counts - counts.min()).flatten())
+    return entropy_bits(dict(enumerate(numbers[numbers > 0].tolist())))
 
 
 def _check(bits: float) -> None:

@@ -11,9 +11,12 @@ from mcnn import modelwise
 from mcnn.density import budget
 from mcnn.density.calibrate import batches, correct_bias, reestimate_batch_norm
 from mcnn.density.counts import check_samples, dequantize
+from mcnn.density.lining import chains
 from mcnn.density.sequential import products, sequential_counts
 from mcnn.modelwise import Batches, Layers, Report
 from mcnn.sampling import as_seed, fold_in
+
+CORRELATED = "correlated"  # the order that needs inputs
 
 
 def quantize(
@@ -43,9 +46,14 @@ def quantize(
     for layer in selected:
         layer.check_samplable()
     calls = None if calibrate is None else batches(calibrate)
-    count = budget.counting(method, order, seed)
+    lines = None
+    if order == CORRELATED and not sequential:
+        if calibrate is None:
+            raise ValueError(f"order={order!r} follows inputs: give some with calibrate=...")
+        order, lines = "signed", chains(full, originals, calls, seed)
+    count = budget.counting(method, order, seed, lines)
     if bits is not None:
-        trial = budget.counting(method, order, fold_in(~seed, 0))
+        trial = budget.counting(method, order, fold_in(~seed, 0), lines)
         if calls is None:
             each = budget.evenly(selected, bits, trial)
         else:

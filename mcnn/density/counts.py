@@ -54,7 +54,8 @@ def sample_counts(
         ``samples`` times the number of rows.
     order
         In what order the weights line up on the unit interval: ``"stored"``, ``"sorted"`` (largest
-        magnitude first), or ``"shuffled"`` by the seed, each row differently.
+        magnitude first), ``"signed"`` (those from zero on as stored, then the others backwards), or
+        ``"shuffled"`` by the seed, each row differently.
     seed
         An integer, or a generator, which is advanced by one draw.
         The same seed gives the same counts on every device.
@@ -297,6 +298,13 @@ def _shuffled(w: Tensor, seed: int, which: Tensor) -> Tensor:
     return hash_bits(~seed, index).argsort(dim=1, stable=True)  # another stream than the samples'
 
 
+def _by_sign(w: Tensor, seed: int, which: Tensor) -> Tensor:
+    """Put signs together: what a count takes from its neighbour then goes to an equal sign."""
+    n = w.shape[1]
+    place = torch.arange(n, device=w.device)
+    return torch.where(w < 0, 2 * n - place, place).argsort(dim=1, stable=True)
+
+
 METHODS: dict[str, Callable[[Tensor, int, int, Tensor], Tensor]] = {
     "iid": _iid,
     "jittered": _jittered,
@@ -308,5 +316,6 @@ _SEARCHED = ("iid", "van-der-corput")  # these hold all samples of a row at once
 ORDERS: dict[str, Callable[[Tensor, int, Tensor], Tensor | None]] = {
     "stored": lambda w, seed, which: None,
     "sorted": _sorted,
+    "signed": _by_sign,
     "shuffled": _shuffled,
 }

@@ -43,7 +43,9 @@ def quantize(
     fraction
         Samples as a fraction of the weights that a neuron or filter has.
     method, normalize, order
-        As in :func:`mcnn.density.sample_counts`.
+        As in :func:`mcnn.density.sample_counts`. With ``calibrate`` there is one more order,
+        ``"correlated"``: inputs that are alike stand next to each other, which serves systematic
+        samples, see :mod:`mcnn.density.lining`.
     layers
         Names or patterns (``"fc*"``) of the layers to sample, or a function of name and module, as
         in :func:`mcnn.modelwise.select`; by default all.
@@ -107,7 +109,7 @@ def quantize(
         raise ValueError(f"fraction must be positive and finite, got {fraction}")
     if bias not in BIASES:
         raise unknown("bias", bias, BIASES)
-    if bits is not None or calibrate is not None or sequential:
+    if bits is not None or calibrate is not None or sequential or order == calibrated.CORRELATED:
         if bias != "exact" or normalize != "row":
             raise ValueError(
                 'bits, calibrate and sequential need bias="exact" and normalize="row": biases hold '

@@ -26,6 +26,8 @@ Greedy rounding is biased everywhere.
 
 The vectors are never kept: the inner products need only the matrices
 :math:`\tilde X^\top X` and :math:`\tilde X^\top\tilde X`, which are added up batch by batch.
+A row of more than :data:`LONGEST` weights is cut into blocks, each of which makes up for its own
+errors only: the matrices of a filter with 65,536 inputs would take 64 GiB.
 
 References
 ----------
@@ -35,6 +37,7 @@ References
    guarantees. arXiv:2201.11113.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -48,6 +51,7 @@ from mcnn.sampling import fold_in, uniforms
 
 DAMPING = 0.01  # lambda, in units of the mean squared norm
 PATCHES = 8192  # of a batch, at most: more places of an image add little
+LONGEST = 2048  # inputs of a block
 
 Rounding = Callable[[Tensor, int], Tensor]
 """From places on a grid of step one, float64 [rows], and the number of the weight to integers."""
@@ -59,7 +63,8 @@ class Products(NamedTuple):
     Attributes
     ----------
     cross
-        :math:`\langle\tilde X_t,X_s\rangle`, float64 [groups, n, n].
+        :math:`\langle\tilde X_t,X_s\rangle`, float64 [groups, n, n]; of long rows
+        [groups · blocks, inputs of a block, inputs of a block].
     own
         :math:`\langle\tilde X_t,\tilde X_s\rangle`, likewise.
     """
@@ -105,6 +110,7 @@ def products(
                     draws = uniforms(fold_in(seed, number), index)
                     chosen = (draws * rows.shape[1]).long()
                     rows, rows_tilde = rows[:, chosen], rows_tilde[:, chosen]
+                rows, rows_tilde = _blocks(rows), _blocks(rows_tilde)
                 transposed = rows_tilde.transpose(1, 2)
                 cross = cross + (transposed @ rows).double()
                 own = own + (transposed @ rows_tilde).double()
@@ -135,6 +141,17 @@ def _rows(layer: nn.Module, x: Tensor) -> Tensor:
     return grouped.permute(1, 0, 3, 2).flatten(1, 2)
 
 
+def _blocks(x: Tensor, size: int | None = None) -> Tensor:
+    """Cut [groups, m, n] into [groups · blocks, m, size], the last block filled up with zeros."""
+    n = x.shape[-1]
+    number = math.ceil(n / (size or LONGEST))
+    size = size or math.ceil(n / number)
+    if number == 1:
+        return x
+    padded = F.pad(x, (0, number * size - n))
+    return padded.unflatten(-1, (number, size)).transpose(1, 2).flatten(0, 1)
+
+
 def follow(
     rows: Tensor, scale: Tensor, given: Products, rounding: Rounding, damping: float = DAMPING
 ) -> Tensor:
@@ -162,21 +179,26 @@ def follow(
     -----
     A weight whose input is always zero can make up for nothing, and is rounded as it is.
     """
-    groups, n, _ = given.own.shape
-    w = rows.detach().double().view(groups, -1, n)
-    step = torch.where(scale > 0, scale, 1).double().view(groups, -1)  # [g, rows / g]
-    wanted = w @ given.cross.tril().transpose(1, 2)  # [g, rows / g, n]: with all weights up to t
+    pieces, n, _ = given.own.shape  # groups times blocks
+    number = math.ceil(rows.shape[1] / n)  # blocks of a row
+    whole = rows.detach().double().view(pieces // number, -1, rows.shape[1])
+    w = _blocks(whole, n)  # [pieces, rows / groups, n]
+    step = torch.where(scale > 0, scale, 1).double().view(pieces // number, -1)
+    step = step.repeat_interleave(number, 0)  # [pieces, rows / groups]
+    wanted = w @ given.cross.tril().transpose(1, 2)  # [pieces, rows / groups, n]: weights up to t
     q = torch.zeros_like(w)
     codes = torch.zeros_like(w)
-    norms = given.own.diagonal(dim1=1, dim2=2)  # [g, n]
+    norms = given.own.diagonal(dim1=1, dim2=2)  # [pieces, n]
     below = (norms + damping * norms.mean(1, keepdim=True)).clamp(min=torch.finfo(w.dtype).tiny)
     for t in range(n):
-        done = (q[:, :, :t] @ given.own[:, t, :t, None]).squeeze(-1)  # [g, rows / g]
+        done = (q[:, :, :t] @ given.own[:, t, :t, None]).squeeze(-1)  # [pieces, rows / groups]
         error = wanted[:, :, t] - done - w[:, :, t] * norms[:, t, None]
         best = w[:, :, t] + error / below[:, t, None]
         codes[:, :, t] = rounding((best / step).flatten(), t).view(best.shape)
         q[:, :, t] = codes[:, :, t] * step
-    codes = codes.view(rows.shape)
+    if number > 1:
+        codes = codes.unflatten(0, (-1, number)).transpose(1, 2).flatten(2)[..., : rows.shape[1]]
+    codes = codes.reshape(rows.shape)
     return torch.where(scale[:, None] > 0, codes, 0).int()
 
 

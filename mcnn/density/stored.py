@@ -7,11 +7,19 @@ last place of what was saved.
 
 The integers are found in the weights themselves, so it does not matter what made them: sampling,
 sequential sampling or rounding.
+
+The container is :mod:`mcnn.safetensors`, with two tensors of bytes. ``head`` names layers and all
+else, with shapes and types, and has the tables of the codes, all of it compressed, for names repeat
+themselves; ``data`` has what is counted. A checksum of both is among the metadata.
 """
 
+import hashlib
+import io
+import json
+import math
 import os
 import tempfile
-import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcnn import modelwise
+from mcnn import modelwise, safetensors
 from mcnn.density import coding
 from mcnn.errors import McnnError, unknown
 from mcnn.modelwise import Layer
 
 CODINGS = ("entropy", "packed")
-_FORMAT = 1
+_FORMAT = "2"
+_HEAD = ("name", "shape", "rows", "inputs", "low", "high", "stream", "table")
 _SMALLEST = 256  # the smallest count of a row is looked for up to here
 _ULPS = 4  # how far integers times a scale may be from a weight, in units of precision
 
@@ -47,7 +56,7 @@ def save_quantized(model: nn.Module, path: str | Path, coded: str = "entropy") -
     coded
         ``"entropy"``: the file has about the bits of the report, ``"packed"``: its packed bytes;
         and in both cases what the report does not count, parameters that were not touched and
-        buffers, and about a kilobyte beside, and some forty bytes a layer.
+        buffers, and a few hundred bytes beside, and some twenty a layer.
 
     Returns
     -------
@@ -57,16 +66,16 @@ def save_quantized(model: nn.Module, path: str | Path, coded: str = "entropy") -
     Raises
     ------
     ValueError
-        If no layer is quantised, the state of the model holds what is no tensor, or for an unknown
-        coding.
+        If no layer is quantised, the state of the model holds what is no tensor or one of complex
+        numbers, or for an unknown coding.
 
     Examples
     --------
     >>> from mcnn.density import quantize
     >>> small, report = quantize(nn.Linear(400, 300), samples=400)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     size = save_quantized(small, f"{folder}/small.pt")
-    ...     again = load_quantized(f"{folder}/small.pt", nn.Linear(400, 300))
+    ...     size = save_quantized(small, f"{folder}/small.safetensors")
+    ...     again = load_quantized(f"{folder}/small.safetensors", nn.Linear(400, 300))
     >>> bool(abs(8 * size / report.bits - 1) < 0.1), torch.allclose(again.weight, small.weight)
     (True, True)
     """
@@ -79,21 +88,34 @@ def save_quantized(model: nn.Module, path: str | Path, coded: str = "entropy") -
             found.append((layer, *codes))
     if not found:
         raise ValueError("no layer has rows of integers times a scale: quantize the model first")
-    content = {
-        "format": _FORMAT,
-        "coded": coded,
-        "layers": [_head(layer, codes) for layer, codes, _ in found],
-        "scales": torch.cat([scale for *_, scale in found]).cpu(),
-        "rest": _rest(model, [layer for layer, *_ in found]),
-    }
     streams = [_stream(codes.cpu().numpy().ravel(), coded) for _, codes, _ in found]
-    content["sizes"] = [[len(stream), len(table)] for stream, table in streams]
-    content["codes"] = torch.from_numpy(np.concatenate([stream for stream, _ in streams]))
-    content["tables"] = torch.from_numpy(np.concatenate([table for _, table in streams]))
+    rest = _rest(model, [layer for layer, *_ in found])
+    scales = torch.cat([scale for *_, scale in found])
+    head = {
+        "coded": coded,
+        "scales": safetensors.NAMES[scales.dtype],
+        "layers": [
+            [*_head(layer, codes), len(stream), len(table)]
+            for (layer, codes, _), (stream, table) in zip(found, streams, strict=True)
+        ],
+        "rest": [[n, safetensors.NAMES[x.dtype], list(x.shape)] for n, x in rest.items()],
+    }
+    text = json.dumps(head, separators=(",", ":")).encode() + b"\0"
+    tables = b"".join(table.tobytes() for _, table in streams)
+    parts = [safetensors.to_bytes(scales), *map(safetensors.to_bytes, rest.values())]
+    data = b"".join([*parts, *(stream.tobytes() for stream, _ in streams)])
+    blobs = {"head": zlib.compress(text + tables, 9), "data": data}
+    content = safetensors.pack(
+        {
+            name: torch.frombuffer(bytearray(blob), dtype=torch.uint8)
+            for name, blob in blobs.items()
+        },
+        {"mcnn": _FORMAT, "sha256": _checksum(blobs["head"], data)},
+    )
     path = Path(path)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as unfinished:
         try:
-            torch.save(content, unfinished)
+            unfinished.write(content)
         except BaseException:
             os.unlink(unfinished.name)
             raise
@@ -122,21 +144,7 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
         If the file is damaged or no such file, or the model is another one; it is then unchanged.
     """
     try:
-        _check_sums(path)
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        heads, sizes, coded = content["layers"], content["sizes"], content["coded"]
-        if content["format"] != _FORMAT or coded not in CODINGS:
-            raise ValueError(f"format {content['format']}, where {_FORMAT} is known")
-        codes, start = [], [0, 0]
-        for head, (stream, table) in zip(heads, sizes, strict=True):
-            parts = (
-                content["codes"][start[0] : start[0] + stream].numpy(),
-                content["tables"][start[1] : start[1] + table].numpy(),
-            )
-            codes.append(_unstream(*parts, head, coded))
-            start = [start[0] + stream, start[1] + table]
-        scales = content["scales"].split([head["rows"] for head in heads])
-        rest = content["rest"]
+        heads, codes, scales, rest = _read(Path(path).read_bytes())
     except FileNotFoundError:
         raise
     except Exception as error:  # damage shows in many ways
@@ -149,12 +157,35 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
     return model
 
 
-def _check_sums(path: str | Path) -> None:
-    """Compare the checksums that PyTorch writes, and does not read: one flipped bit is a weight."""
-    with zipfile.ZipFile(path) as file:
-        damaged = file.testzip()
-    if damaged is not None:
-        raise ValueError(f"damaged: {damaged} has not the checksum that it was written with")
+def _checksum(head: bytes, data: bytes) -> str:
+    """Return 16 digits that tell one flipped bit, which would be another weight."""
+    return hashlib.sha256(head + data).hexdigest()[:16]
+
+
+def _read(content: bytes) -> tuple[list[dict[str, Any]], list[Tensor], list[Tensor], dict]:
+    """Return the heads, codes and scales of layers, and what else a file holds."""
+    tensors, metadata = safetensors.unpack(content)
+    if metadata.get("mcnn") != _FORMAT:
+        raise ValueError(f"format {metadata.get('mcnn')}, where {_FORMAT} is known")
+    head, data = (tensors[name].numpy().tobytes() for name in ("head", "data"))
+    if metadata.get("sha256") != _checksum(head, data):
+        raise ValueError("damaged: its checksum is another one than when it was written")
+    text, _, tables = zlib.decompress(head).partition(b"\0")
+    known = json.loads(text)
+    heads = [dict(zip(_HEAD, entry, strict=True)) for entry in known["layers"]]
+    numbers, units = io.BytesIO(data), io.BytesIO(tables)
+    scales = [_tensor(numbers, known["scales"], [entry["rows"]]) for entry in heads]
+    rest = {name: _tensor(numbers, dtype, shape) for name, dtype, shape in known["rest"]}
+    codes = []
+    for entry in heads:
+        parts = (f.read(entry[key]) for f, key in ((numbers, "stream"), (units, "table")))
+        codes.append(_unstream(*(np.frombuffer(p, np.uint8) for p in parts), entry, known["coded"]))
+    return heads, codes, scales, rest
+
+
+def _tensor(content: io.BytesIO, dtype: str, shape: list[int]) -> Tensor:
+    size = safetensors.size_of(dtype) * math.prod(shape)
+    return safetensors.from_bytes(content.read(size), dtype, shape)
 
 
 def integers(rows: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -200,18 +231,10 @@ def integers(rows: Tensor) -> tuple[Tensor, Tensor] | None:
     return (codes.int(), scale.to(wide)) if not len(open_rows) else None
 
 
-def _head(layer: Layer, codes: Tensor) -> dict[str, Any]:
-    low, high = int(codes.min()), int(codes.max())
-    rows, inputs = codes.shape
+def _head(layer: Layer, codes: Tensor) -> list[Any]:
+    """Return what :data:`_HEAD` names, but for the lengths of stream and table."""
     shape = list(layer.weight.shape)
-    return {
-        "name": layer.name,
-        "shape": shape,
-        "rows": rows,
-        "inputs": inputs,
-        "low": low,
-        "high": high,
-    }
+    return [layer.name, shape, *codes.shape, int(codes.min()), int(codes.max())]
 
 
 def _stream(codes: np.ndarray, coded: str) -> tuple[np.ndarray, np.ndarray]:
@@ -269,8 +292,8 @@ def _check(path: str | Path, model: nn.Module, heads: list[dict], rest: dict[str
             has = known.get(name, "no such layer")
             raise StoredError(f"{path}: layer {name!r} has rows {shape}, the model has {has}")
     for head in heads:
-        shape, has = tuple(head.get("shape", ())), shapes[head["name"]]
-        if shape not in ((), has):  # older files do not have it
+        shape, has = tuple(head["shape"]), shapes[head["name"]]
+        if shape != has:
             raise StoredError(f"{path}: layer {head['name']!r} is {shape}, the model has {has}")
     state = model.state_dict(keep_vars=True)
     for name, value in rest.items():

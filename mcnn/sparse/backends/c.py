@@ -40,7 +40,6 @@ _TILE = 128  # examples of the widest tile of the loops
 _PART = 1 << 17  # numbers that are turned at a time, to stay in the cache until they are used
 _KEPT = 1 << 20  # numbers of rows that are kept from call to call
 _SUM, _ALL = 4, 15  # steps of the loops over parts
-_memory = threading.local()
 
 
 class _Layer(ctypes.Structure):
@@ -363,9 +362,13 @@ def _rows(part: int, *units: int) -> list[Tensor]:
     sizes = [n * (part + LANES) for n in units]  # the last part may be longer
     if sum(sizes) > _KEPT:
         return list(torch.empty(sum(sizes)).split(sizes))
-    if not hasattr(_memory, "rows"):
-        _memory.rows = native.empty((_KEPT,), torch.float32)
-    return list(_memory.rows[: sum(sizes)].split(sizes))
+    return list(_kept(threading.get_ident())[: sum(sizes)].split(sizes))
+
+
+@functools.cache
+def _kept(thread: int) -> Tensor:
+    """Return memory of a thread, which overwrites it in every call."""
+    return native.empty((_KEPT,), torch.float32)
 
 
 def _side(x: Tensor, rows: Tensor, places: Tensor | None) -> _Side:

@@ -59,7 +59,7 @@ def test_the_table_of_a_chapter_has_a_row_a_reading(checkout):
     assert reading == ["", "three", judgement.measured, "0 … 3", "3", "✔ reproduced"]
     unwritten = "their sum (the experiment is not written yet)"
     assert later == ["`fake-later`", unwritten, "", "", "", "– not run"]
-    with pytest.raises(UsageError, match="no claim belongs to the chapter 'nothing'"):
+    with pytest.raises(UsageError, match="no claim belongs to the page 'nothing'"):
         report.claims_table("nothing")
 
 

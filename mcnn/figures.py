@@ -248,8 +248,9 @@ def label_lines(ax: "Axes", size: float = 9) -> None:
         last = ax.transData.transform((x[shown][-1], y[shown][-1]))
         ends.append((*ax.transAxes.inverted().transform(last), label, line.get_color()))
     panels = ax.get_gridspec().nrows if ax.get_gridspec() else 1
-    height = 1.25 * size / 72 / (0.8 * ax.figure.get_size_inches()[1] / panels)
-    places = spread([end[1] for end in ends], height)
+    line_height = 1.4 * size / 72 / (0.8 * ax.figure.get_size_inches()[1] / panels)
+    heights = [line_height * (1 + end[2].count("\n")) for end in ends]
+    places = spread([end[1] for end in ends], heights)
     for (x, y, label, colour), place in zip(ends, places, strict=True):
         ax.annotate(
             label,
@@ -265,32 +266,33 @@ def label_lines(ax: "Axes", size: float = 9) -> None:
         )
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Move places in [0, 1] apart, in their order and by as little as a few rounds find.
+def spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Move what stands at places in [0, 1] apart, in its order and by as little as rounds find.
 
     Parameters
     ----------
     places
-        [n] wanted.
-    gap
-        The least distance of two of them.
+        [n] wanted, of centres.
+    heights
+        [n] of what stands there.
 
     Returns
     -------
     list of float
-        [n] places; where n gaps do not fit, they reach beyond the interval.
+        [n] places; where the heights do not fit, they reach beyond the interval.
     """
     order = np.argsort(places, kind="stable")
     found = np.clip(np.asarray(places, float)[order], 0, 1)
-    for _ in range(200):
-        short = gap - np.diff(found)
-        if (short <= 1e-9).all():
+    tall = np.asarray(heights, float)[order]
+    gaps = (tall[1:] + tall[:-1]) / 2
+    for _ in range(500):
+        short = np.flatnonzero(gaps - np.diff(found) > 1e-9)
+        if not len(short):
             break
-        for i in np.flatnonzero(short > 0):
-            half = max(0.0, gap - (found[i + 1] - found[i])) / 2
+        for i in short:
+            half = max(0.0, gaps[i] - (found[i + 1] - found[i])) / 2
             found[i] -= half
             found[i + 1] += half
-        found += max(0.0, -found[0]) - max(0.0, found[-1] - 1 if found[0] > 0 else 0.0)
     moved = np.empty_like(found)
     moved[order] = found
     return moved.tolist()

@@ -4,6 +4,7 @@ Text is dark enough for a light page; on a dark one the book's style sheet turns
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ with naming_extra():
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 GREY = "#666666"  # contrast 5.7:1 on white
 # Okabe and Ito's colours, those that read on both grounds, evened out in lightness.
@@ -229,6 +231,7 @@ def label_lines(ax: "Axes", size: float = 9) -> None:
     """Write the label of each line at its right end, in its colour, where no two labels collide.
 
     It takes the place of a legend.
+    A line that ends inside the frame has its label there, the others beside the frame.
     Limits and scales of the axes have to be set before.
 
     Parameters
@@ -238,32 +241,64 @@ def label_lines(ax: "Axes", size: float = 9) -> None:
     size
         Of the text, in points.
     """
-    ends = []
-    for line in ax.lines:
-        x, y = (np.asarray(v, float) for v in line.get_data())
-        shown = np.isfinite(x) & np.isfinite(y)
-        label = str(line.get_label())
-        if label.startswith("_") or not shown.any():
-            continue
-        last = ax.transData.transform((x[shown][-1], y[shown][-1]))
-        ends.append((*ax.transAxes.inverted().transform(last), label, line.get_color()))
+    ends = [end for end in map(partial(_end, ax), ax.lines) if end]
     panels = ax.get_gridspec().nrows if ax.get_gridspec() else 1
     line_height = 1.4 * size / 72 / (0.8 * ax.figure.get_size_inches()[1] / panels)
-    heights = [line_height * (1 + end[2].count("\n")) for end in ends]
-    places = spread([end[1] for end in ends], heights)
-    for (x, y, label, colour), place in zip(ends, places, strict=True):
-        ax.annotate(
-            label,
-            (x, y),
-            xytext=(1.04, place),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            color=colour,
-            fontsize=size,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 3},
-            annotation_clip=False,
-        )
+    beside = [end for end in ends if end.x > _INSIDE]
+    heights = [line_height * (1 + end.label.count("\n")) for end in beside]
+    places = spread([end.y for end in beside], heights)
+    for end, place in zip(beside, places, strict=True):
+        lead = {"arrowstyle": "-", "color": end.colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
+        _write(ax, end, (1.04, place), "axes fraction", size, lead)
+    for end in ends:
+        if end.x <= _INSIDE:
+            _write(ax, end, (7, 0), "offset points", size, None)
+
+
+class _End(NamedTuple):
+    """Where a line leaves the frame or ends, in fractions of the axes, and how it is called."""
+
+    x: float
+    y: float
+    label: str
+    colour: str
+
+
+_INSIDE = 0.8  # what ends left of this has its label inside of the frame
+
+
+def _end(ax: "Axes", line: "Line2D") -> _End | None:
+    label = str(line.get_label())
+    points = np.stack([np.asarray(v, float) for v in line.get_data()], 1)  # [n, 2]
+    points = points[np.isfinite(points).all(1)]
+    if label.startswith("_") or not len(points):
+        return None
+    placed = ax.transAxes.inverted().transform(ax.transData.transform(points))
+    seen = placed[((placed > -0.02) & (placed < 1.02)).all(1)]
+    x, y = (seen if len(seen) else placed)[-1]
+    return _End(x, y, label, line.get_color())
+
+
+def _write(
+    ax: "Axes",
+    end: _End,
+    place: tuple[float, float],
+    coordinates: str,
+    size: float,
+    lead: dict[str, Any] | None,
+) -> None:
+    ax.annotate(
+        end.label,
+        (end.x, end.y),
+        xytext=place,
+        xycoords="axes fraction",
+        textcoords=coordinates,
+        color=end.colour,
+        fontsize=size,
+        va="center",
+        arrowprops=lead,
+        annotation_clip=False,
+    )
 
 
 def spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:

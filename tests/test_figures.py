@@ -96,3 +96,13 @@ def test_lines_that_end_together_have_labels_apart(ax):
     boxes.sort(key=lambda box: box.y0)
     assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(boxes))
     assert [t.get_color() for t in ax.texts] == [line.get_color() for line in ax.lines[:4]]
+
+
+def test_a_line_that_ends_or_leaves_inside_the_frame_is_labelled_there(ax):
+    ax.plot([0, 0.2, 0.4], [0.5, 0.5, 0.5], label="short")
+    ax.plot([0, 0.2, 0.4], [0.5, 0.3, -9], label="leaves")
+    ax.plot([0, 1], [np.nan, np.nan], label="nowhere")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    figures.label_lines(ax)
+    places = {text.get_text(): text.xy for text in ax.texts}
+    assert places == {"short": pytest.approx((0.4, 0.5)), "leaves": pytest.approx((0.2, 0.3))}

@@ -63,7 +63,7 @@ def expected(method, paths):
 def check(page, paths):
     for method in ("uniform", "sobol"):
         assert shown(page, method) == expected(method, paths)
-    assert page.locator("output").inner_text() == ("1 path" if paths == 1 else f"{paths} paths")
+    assert page.locator("output").text_content() == ("1 path" if paths == 1 else f"{paths} paths")
 
 
 @pytest.mark.xdist_group("browser")
@@ -133,6 +133,7 @@ def test_without_javascript_the_first_networks_stand_still(page, still, number):
     page.set_content(text)
     still.set_content(text)
     check(still, number)
+    assert not still.locator("input").is_visible(), "a control that does nothing"
     assert still.locator("p").inner_text() == page.locator("p").inner_text()
     for kind, names in ((".edge", ("y1", "x2")), (".last", ("y1", "y2")), (".unit", ("cx", "cy"))):
         places = [

@@ -21,6 +21,7 @@ _PAGE = Template("""
 .mcnn-paths dt { font-weight: normal; margin: 0; }
 .mcnn-paths dd { margin: 0; text-align: right; }
 .mcnn-paths .steer { display: flex; gap: .4rem; align-items: center; margin: .5rem 0; }
+.mcnn-paths:not([data-ready]) .steer { display: none; }
 .mcnn-paths input { flex: 1; min-width: 0; height: 2rem; }
 .mcnn-paths button { min-width: 2.4rem; min-height: 2.2rem; padding: 0 .5rem; cursor: pointer;
   color: inherit; background: transparent; border: 1px solid #767676; border-radius: .3rem; }
@@ -31,13 +32,13 @@ _PAGE = Template("""
 .mcnn-paths .used { fill: #2b83ba; stroke: #2b83ba; }
 </style>
 <div class="pair">$panels</div>
-<div class="steer">
+<div class="steer" data-part="steer">
 <button type="button" data-part="less" aria-label="one path less">&minus;</button>
 <button type="button" data-part="more" aria-label="one path more">+</button>
 <button type="button" data-part="play" aria-label="play">&#9654;</button>
 <input type="range" data-part="count" min="0" max="$most" step="1" value="$shown"
 aria-label="number of paths"><output>$shown paths</output></div>
-<p aria-live="polite" data-part="text">$text</p>
+<p role="status" data-part="text">$text</p>
 <script>
 document.querySelectorAll(".mcnn-paths:not([data-ready])").forEach(function (box) {
   box.dataset.ready = "yes";
@@ -231,3 +232,8 @@ class PathsPicture:
     def __repr__(self) -> str:
         names = " and ".join(_TITLES.get(method, method) for method in self.methods)
         return f"{names}, up to {self.paths} paths: buttons in a browser add them one by one"
+
+
+def example() -> PathsPicture:
+    """Return the networks that the book shows."""
+    return PathsPicture()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import cos, radians, sin
 from string import Template
 
+import torch
 from torch import Tensor
 
 from mcnn.relu.check import check_floating
@@ -16,6 +17,7 @@ _PAGE = Template("""
 <style>
 .mcnn-halfspace { max-width: 30rem; margin: 0 auto; }
 .mcnn-halfspace svg { display: block; width: 100%; height: auto; }
+.mcnn-halfspace:not([data-ready]) [data-part=steer] { display: none; }
 .mcnn-halfspace label { display: flex; gap: .6rem; align-items: center; margin: .3rem 0; }
 .mcnn-halfspace label span { flex: 0 0 5rem; }
 .mcnn-halfspace input { flex: 1; min-width: 0; height: 2rem; }
@@ -37,13 +39,15 @@ $still
 <circle class="grip" data-grip="turn" r=".36"></circle>
 </g>
 </svg>
+<div data-part="steer">
 <label><span>angle of &omega;&#770;</span>
 <input type="range" data-part="angle" min="0" max="360" step="1" value="$angle"
 aria-label="angle of the normal in degrees"><output>$angle&deg;</output></label>
 <label><span>offset b</span>
 <input type="range" data-part="offset" min="-2.5" max="2.5" step="0.05" value="$offset"
 aria-label="offset of the plane"><output>$shown</output></label>
-<p aria-live="polite" data-part="text">$text</p>
+</div>
+<p role="status" data-part="text">$text</p>
 <script>
 document.querySelectorAll(".mcnn-halfspace:not([data-ready])").forEach(function (box) {
   box.dataset.ready = "yes";
@@ -204,3 +208,10 @@ class HalfspacePicture:
 
     def __repr__(self) -> str:
         return f"{len(self.points)} points and a half space: sliders turn and move it in a browser"
+
+
+def example() -> HalfspacePicture:
+    """Return points on a spiral, and a half space that holds most of them."""
+    i = torch.arange(40, dtype=torch.float64)
+    way = torch.stack([i.mul(2.4).cos(), i.mul(2.4).sin()], 1)  # [40, 2]
+    return HalfspacePicture(way * 0.38 * (i + 0.5).sqrt()[:, None])

@@ -23,9 +23,6 @@ _REPLACED = (
     # What opens is called by the words on it; a header without words is no header.
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
     (r"<th([^>]*)>(?:<p>)?\s*(?:</p>)?</th>", r"<td\1></td>"),
-    # The picture of growing paths has its titles two levels below its section.
-    (r"<h4>(' \+ net\.title \+ ')</h4>", r"<h3>\1</h3>"),
-    (r"\.mcnn-paths h4", ".mcnn-paths h3"),
     # Icons become pictures with their titles as text, which is not what their button is called.
     (r'(<i class="theme-switch [^>]*?)\s+title="[\w ]+"', r'\1 aria-hidden="true"'),
     # A button with words on it is called by them.

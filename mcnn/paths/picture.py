@@ -14,7 +14,7 @@ _PAGE = Template("""
 <style>
 .mcnn-paths { max-width: 40rem; margin: 0 auto; }
 .mcnn-paths .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; }
-.mcnn-paths h4 { margin: 0 0 .2rem; font-size: 1rem; text-align: center; }
+.mcnn-paths .name { margin: 0 0 .2rem; font-weight: bold; text-align: center; }
 .mcnn-paths svg { display: block; width: 100%; height: auto; }
 .mcnn-paths dl { display: grid; grid-template-columns: 1fr auto; margin: .3rem 0; gap: 0 .4rem;
   font-variant-numeric: tabular-nums; }
@@ -55,8 +55,9 @@ document.querySelectorAll(".mcnn-paths:not([data-ready])").forEach(function (box
     + '" x2="' + x(l + 1) + '" y2="' + y(l + 1, b) + '"/>';
   const names = ["paths", "edges", "collisions", "units used"];
   box.querySelector(".pair").innerHTML = data.networks.map(net =>
-    '<div data-network="' + net.method + '"><h4>' + net.title + '</h4><svg viewBox="0 0 ' + wide
-    + " " + tallest + '" role="img" aria-label="' + net.title + '"></svg><dl>'
+    '<div data-network="' + net.method + '"><div class="name">' + net.title
+    + '</div><svg viewBox="0 0 ' + wide + " " + tallest
+    + '" role="img" aria-label="' + net.title + '"></svg><dl>'
     + names.map(n => "<dt>" + n + '</dt><dd data-count="' + n + '"></dd>').join("")
     + "</dl></div>").join("");
 
@@ -224,7 +225,7 @@ class PathsPicture:
         }
         counted = "".join(f'<dt>{k}</dt><dd data-count="{k}">{v}</dd>' for k, v in told.items())
         return (
-            f'<div data-network="{net["method"]}"><h4>{net["title"]}</h4>'
+            f'<div data-network="{net["method"]}"><div class="name">{net["title"]}</div>'
             f'<svg viewBox="0 0 {wide} {tallest}" role="img" aria-label="{net["title"]}">'
             f"{''.join(drawn)}</svg><dl>{counted}</dl></div>"
         )

@@ -127,7 +127,7 @@ def test_the_pictures_work_from_the_keyboard(browser, address):
     """Every control can be reached by Tab, and moving it changes what its picture says."""
     page, trouble = look(browser, f"{address}/book/play.html")
     figures = page.locator("figure.mcnn-picture").all()
-    assert len(figures) == 4
+    assert len(figures) == 6
     for figure in figures:
         told = figure.locator("[role=status]")
         for control in figure.locator("input[type=range]").all():

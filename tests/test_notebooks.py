@@ -124,9 +124,16 @@ def test_nbval_catches(failures, plant):
 ANSWER = ":::{admonition} Answer\n:class: tip\n\nIt does.\n:::"
 
 
+CITED = "{numref}`fig-x` shows a line."
+
+
 def answered(notebook, places=(0,)):
-    """Return a copy of a notebook with a box that answers at each of some places."""
+    """Return a copy of a notebook with a box that answers at each of some places.
+
+    A sentence at its end cites the figure.
+    """
     notebook = copy.deepcopy(notebook)
+    notebook.cells.append(new_markdown_cell(CITED))
     for place in places:
         notebook.cells.insert(place, new_markdown_cell(ANSWER))
     return notebook
@@ -174,6 +181,23 @@ def no_caption(notebook):
     del notebook.cells[3].metadata["mystnb"]
 
 
+def not_cited(notebook):
+    notebook.cells[3].metadata["mystnb"] = copy.deepcopy(FIGURE)
+    notebook.cells[3].metadata["mystnb"]["figure"]["name"] = "fig-y"
+
+
+def two_toggles(notebook):
+    for cell in notebook.cells[0:2]:
+        cell.metadata.tags = [*cell.metadata.get("tags", []), "hide-input"]
+
+
+def many_intervals(notebook):
+    output = nbformat.v4.new_output(
+        "display_data", {"text/markdown": "Of 1 ± 1, 2 ± 1, 3 ± 1 and 4 ± 1."}
+    )
+    notebook.cells[2].outputs.append(output)
+
+
 @pytest.mark.parametrize(
     ("plant", "complaint"),
     [
@@ -188,6 +212,9 @@ def no_caption(notebook):
         (long_cell, "lines of code"),
         (not_compared, "from being compared"),
         (no_caption, "without a caption"),
+        (not_cited, "no sentence cites"),
+        (two_toggles, "two toggles in a row"),
+        (many_intervals, "4 intervals in a paragraph"),
     ],
 )
 def test_lint_catches(executed, tmp_path, plant, complaint):
@@ -198,6 +225,14 @@ def test_lint_catches(executed, tmp_path, plant, complaint):
     plant(notebook)
     nbformat.write(answered(notebook), path)
     assert any(complaint in line for line in faults(path))
+
+
+def test_intervals_in_a_table_are_not_counted(executed, tmp_path):
+    notebook = answered(executed)
+    table = ":::{table} Four.\n:name: tab-x\n\n| 1 ± 1 | 2 ± 1 |\n|---|---|\n| 3 ± 1 | 4 ± 1 |\n:::"
+    notebook.cells[0].source = notebook.cells[0].source + "\n\n" + table
+    nbformat.write(notebook, tmp_path / "table.ipynb")
+    assert faults(tmp_path / "table.ipynb") == []
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,14 @@ def page():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def still(page):
+    """A page without JavaScript."""
+    context = page.context.browser.new_context(java_script_enabled=False)
+    yield context.new_page()
+    context.close()
+
+
 def shown(page, method):
     panel = page.locator(f"[data-network={method}]")
     texts = {n: panel.locator(f"[data-count='{n}']").inner_text() for n in ("edges", "units used")}
@@ -55,7 +63,7 @@ def expected(method, paths):
 def check(page, paths):
     for method in ("uniform", "sobol"):
         assert shown(page, method) == expected(method, paths)
-    assert page.locator("output").inner_text() == ("1 path" if paths == 1 else f"{paths} paths")
+    assert page.locator("output").text_content() == ("1 path" if paths == 1 else f"{paths} paths")
 
 
 @pytest.mark.xdist_group("browser")
@@ -116,6 +124,23 @@ def test_two_pictures_do_not_disturb_each_other(page):
     page.locator("[data-part=more]").nth(1).click()
     values = [box.input_value() for box in page.locator("[data-part=count]").all()]
     assert values == ["8", "9"]
+
+
+@pytest.mark.xdist_group("browser")
+@pytest.mark.parametrize("number", [0, 8, 30])
+def test_without_javascript_the_first_networks_stand_still(page, still, number):
+    text = PathsPicture(shown=number)._repr_html_()
+    page.set_content(text)
+    still.set_content(text)
+    check(still, number)
+    assert not still.locator("input").is_visible(), "a control that does nothing"
+    assert still.locator("p").inner_text() == page.locator("p").inner_text()
+    for kind, names in ((".edge", ("y1", "x2")), (".last", ("y1", "y2")), (".unit", ("cx", "cy"))):
+        places = [
+            sorted([float(x.get_attribute(n)) for n in names] for x in p.locator(kind).all())
+            for p in (page, still)
+        ]
+        assert places[0] == places[1]
 
 
 def test_the_picture_asks_nobody():

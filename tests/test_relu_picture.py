@@ -30,6 +30,14 @@ def page():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def still(page):
+    """A page without JavaScript."""
+    context = page.context.browser.new_context(java_script_enabled=False)
+    yield context.new_page()
+    context.close()
+
+
 def drawn(page):
     circles = page.locator(".after").all()
     return torch.tensor(
@@ -66,6 +74,27 @@ def test_the_picture_projects_as_the_layer_does(page):
     assert 75 <= degrees <= 105
     torch.testing.assert_close(drawn(page), expected(points, degrees, 0.45), rtol=0, atol=1e-9)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.xdist_group("browser")
+@pytest.mark.parametrize(("angle", "offset"), [(30, 0.5), (200, -0.75)])
+def test_without_javascript_the_first_half_space_stands_still(page, still, angle, offset):
+    text = HalfspacePicture(spiral(), angle=angle, offset=offset)._repr_html_()
+    page.set_content(text)
+    still.set_content(text)
+    torch.testing.assert_close(drawn(still), expected(spiral(), angle, offset), rtol=0, atol=1e-9)
+    for picture in (page, still):
+        assert picture.locator(".before").count() == picture.locator(".way").count() == 20
+    assert still.locator("p").inner_text() == page.locator("p").inner_text()
+    for number in (0, 1):
+        shown = [p.locator("output").nth(number).text_content() for p in (page, still)]
+        assert shown[0] == shown[1]
+    assert not still.locator("input").first.is_visible(), "a control that does nothing"
+    for part, name in (("plane", "x1"), ("normal", "y2"), ("turn", "cx"), ("move", "y")):
+        values = [
+            float(p.locator(f"[data-part={part}]").get_attribute(name)) for p in (page, still)
+        ]
+        assert values[0] == pytest.approx(values[1])
 
 
 def test_the_picture_asks_nobody():

@@ -9,6 +9,12 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
+
+def _joined(found: re.Match[str]) -> str:
+    sign = "&nbsp;" + found[1]
+    return sign + "&nbsp;" if found[1] == "±" else sign + found[0].partition("%")[2]
+
+
 _REPLACED = (
     # A summary that is only an arrow says what it opens.
     (r"<summary>(?=<span class=\"toctree-toggle\")", '<summary aria-label="pages below this one">'),
@@ -23,11 +29,10 @@ _REPLACED = (
     # What opens is called by the words on it; a header without words is no header.
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
     (r"<th([^>]*)>(?:<p>)?\s*(?:</p>)?</th>", r"<td\1></td>"),
-    # The picture of growing paths has its titles two levels below its section.
-    (r"<h4>(' \+ net\.title \+ ')</h4>", r"<h3>\1</h3>"),
-    (r"\.mcnn-paths h4", ".mcnn-paths h3"),
     # Icons become pictures with their titles as text, which is not what their button is called.
     (r'(<i class="theme-switch [^>]*?)\s+title="[\w ]+"', r'\1 aria-hidden="true"'),
+    # An interval and a percent sign stay on the line of their number.
+    (r"(?<=\d) (±|%) ?(?=\d|[ ,.;:)<])", _joined),
     # A button with words on it is called by them.
     (r'(class="btn search-button-field[^"]*") title="Search" aria-label="Search"', r"\1"),
 )

@@ -1,4 +1,4 @@
-"""Sphinx extension: every chapter ends with links to what stands behind it."""
+"""Sphinx extension: every page of a chapter ends with links to what stands behind it."""
 
 from docutils import nodes
 from sphinx import addnodes
@@ -16,7 +16,7 @@ def _append(app: Sphinx, doctree: nodes.document) -> None:
     page = app.env.docname
     if not page.startswith("notebooks/"):
         return
-    stem = page.split("/")[1].split("-")[0]
+    stem = page.split("/")[1].partition("_")[0]  # of the chapter that the page belongs to
     first = next((c for c in claims.load().values() if c.chapter == stem), None)
     line = nodes.paragraph("", "Behind this chapter: ", classes=["mcnn-behind"])
     if f"book/api/{stem}" in app.env.found_docs:

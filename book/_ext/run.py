@@ -81,9 +81,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def chapters() -> list[str]:
-    """Return the stems of the notebooks in the table of contents, in its order."""
+    """Return the stems of the notebooks in the table of contents, in its order.
+
+    The further pages of a chapter follow it.
+    """
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    listed = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    files = [page["file"] for one in listed for page in (one, *one.get("sections", ()))]
     return [Path(file).stem for file in files if file.startswith("notebooks/")]
 
 

@@ -6,7 +6,7 @@ Jupyter is imported.
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,22 +39,38 @@ class Markdown:
         return self.text
 
 
-def claims_table(chapter: str) -> Markdown:
-    """Return the claims of a chapter: what was measured, what was accepted, and the verdict.
+def table(name: str, caption: str, lines: Iterable[str]) -> Markdown:
+    """Return a table of a page, numbered and with a caption.
 
     Parameters
     ----------
-    chapter
-        Stem, such as ``"density"``.
+    name
+        Label, such as ``"tab-density-slopes"``, which the text refers to.
+    caption
+        One line of Markdown.
+    lines
+        The lines of a Markdown table: head, rule and rows.
+    """
+    rows = "\n".join(lines)
+    return Markdown(f":::{{table}} {caption}\n:name: {name}\n\n{rows}\n:::")
+
+
+def claims_table(page: str) -> Markdown:
+    """Return the claims that a page decides: what was measured, what was accepted, the verdict.
+
+    Parameters
+    ----------
+    page
+        Stem of the notebook, such as ``"density"``.
 
     Raises
     ------
     UsageError
-        If no claim belongs to the chapter.
+        If no claim belongs to the page.
     """
-    chosen = [c for c in claims.load().values() if c.chapter == chapter]
+    chosen = [c for c in claims.load().values() if Path(c.notebook).stem == page]
     if not chosen:
-        raise UsageError(f"no claim belongs to the chapter {chapter!r}")
+        raise UsageError(f"no claim belongs to the page {page!r}")
     rows = [row for claim in chosen for row in tables.details(claims.judge(claim))]
     head = ["claim", "reading", "measured", "accepted", "n", "verdict"]
     return Markdown(tables.markdown(head, rows))

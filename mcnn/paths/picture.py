@@ -3,7 +3,9 @@
 import html
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from string import Template
+from typing import Any
 
 from mcnn.paths.generators import sample_paths
 
@@ -12,30 +14,31 @@ _PAGE = Template("""
 <style>
 .mcnn-paths { max-width: 40rem; margin: 0 auto; }
 .mcnn-paths .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; }
-.mcnn-paths h4 { margin: 0 0 .2rem; font-size: 1rem; text-align: center; }
+.mcnn-paths .name { margin: 0 0 .2rem; font-weight: bold; text-align: center; }
 .mcnn-paths svg { display: block; width: 100%; height: auto; }
 .mcnn-paths dl { display: grid; grid-template-columns: 1fr auto; margin: .3rem 0; gap: 0 .4rem;
   font-variant-numeric: tabular-nums; }
 .mcnn-paths dt { font-weight: normal; margin: 0; }
 .mcnn-paths dd { margin: 0; text-align: right; }
 .mcnn-paths .steer { display: flex; gap: .4rem; align-items: center; margin: .5rem 0; }
+.mcnn-paths:not([data-ready]) .steer { display: none; }
 .mcnn-paths input { flex: 1; min-width: 0; height: 2rem; }
 .mcnn-paths button { min-width: 2.4rem; min-height: 2.2rem; padding: 0 .5rem; cursor: pointer;
-  color: inherit; background: transparent; border: 1px solid #808080; border-radius: .3rem; }
+  color: inherit; background: transparent; border: 1px solid #767676; border-radius: .3rem; }
 .mcnn-paths output { flex: 0 0 5.2rem; text-align: right; font-variant-numeric: tabular-nums; }
-.mcnn-paths .edge { stroke: #808080; stroke-width: .05; }
+.mcnn-paths .edge { stroke: #767676; stroke-width: .05; }
 .mcnn-paths .last { stroke: #d1730c; stroke-width: .12; }
-.mcnn-paths .unit { fill: none; stroke: #808080; stroke-width: .06; }
+.mcnn-paths .unit { fill: none; stroke: #767676; stroke-width: .06; }
 .mcnn-paths .used { fill: #2b83ba; stroke: #2b83ba; }
 </style>
-<div class="pair"></div>
-<div class="steer">
+<div class="pair">$panels</div>
+<div class="steer" data-part="steer">
 <button type="button" data-part="less" aria-label="one path less">&minus;</button>
 <button type="button" data-part="more" aria-label="one path more">+</button>
 <button type="button" data-part="play" aria-label="play">&#9654;</button>
 <input type="range" data-part="count" min="0" max="$most" step="1" value="$shown"
-aria-label="number of paths"><output></output></div>
-<p aria-live="polite" data-part="text"></p>
+aria-label="number of paths"><output>$shown paths</output></div>
+<p role="status" data-part="text">$text</p>
 <script>
 document.querySelectorAll(".mcnn-paths:not([data-ready])").forEach(function (box) {
   box.dataset.ready = "yes";
@@ -52,8 +55,9 @@ document.querySelectorAll(".mcnn-paths:not([data-ready])").forEach(function (box
     + '" x2="' + x(l + 1) + '" y2="' + y(l + 1, b) + '"/>';
   const names = ["paths", "edges", "collisions", "units used"];
   box.querySelector(".pair").innerHTML = data.networks.map(net =>
-    '<div data-network="' + net.method + '"><h4>' + net.title + '</h4><svg viewBox="0 0 ' + wide
-    + " " + tallest + '" role="img" aria-label="' + net.title + '"></svg><dl>'
+    '<div data-network="' + net.method + '"><div class="name">' + net.title
+    + '</div><svg viewBox="0 0 ' + wide + " " + tallest
+    + '" role="img" aria-label="' + net.title + '"></svg><dl>'
     + names.map(n => "<dt>" + n + '</dt><dd data-count="' + n + '"></dd>').join("")
     + "</dl></div>").join("");
 
@@ -126,6 +130,7 @@ class PathsPicture:
 
     A slider, buttons and the keyboard add and remove paths; edges, collisions and the units in use
     are counted below each network.
+    Without JavaScript the first networks stand still.
 
     Attributes
     ----------
@@ -157,7 +162,7 @@ class PathsPicture:
             raise ValueError(f"shown must be in 0 ... {self.paths}, got {self.shown}")
         self._networks()
 
-    def _networks(self) -> list[dict[str, object]]:
+    def _networks(self) -> list[dict[str, Any]]:
         return [
             {
                 "method": method,
@@ -168,10 +173,68 @@ class PathsPicture:
         ]
 
     def _repr_html_(self) -> str:
-        data = {"widths": self.widths, "networks": self._networks()}
-        networks = html.escape(json.dumps(data))
-        return _PAGE.substitute(networks=networks, most=self.paths, shown=self.shown).strip()
+        networks = self._networks()
+        data = html.escape(json.dumps({"widths": self.widths, "networks": networks}))
+        counts = [self._counts(net["paths"]) for net in networks]
+        told = [
+            f"{net['title']}: {edges} edges, {twice} collisions, {used} of {sum(self.widths)} units"
+            for net, (edges, twice, used) in zip(networks, counts, strict=True)
+        ]
+        panels = "".join(map(self._panel, networks, counts))
+        shown = {"networks": data, "most": self.paths, "shown": self.shown}
+        return _PAGE.substitute(shown, panels=panels, text=f"{'; '.join(told)}.").strip()
+
+    def _edges(self, paths: list[list[int]]) -> dict[tuple[int, int, int], None]:
+        """Return the edges of the paths at first, as (layer, from, to), each once."""
+        some = paths[: self.shown]
+        return {(n, p[n], p[n + 1]): None for p in some for n in range(len(p) - 1)}
+
+    def _counts(self, paths: list[list[int]]) -> tuple[int, int, int]:
+        """Return edges, collisions and units in use, of the paths at first."""
+        edges = len(self._edges(paths))
+        used = {(n, i) for path in paths[: self.shown] for n, i in enumerate(path)}
+        return edges, self.shown * (len(self.widths) - 1) - edges, len(used)
+
+    def _panel(self, net: dict[str, Any], counts: tuple[int, int, int]) -> str:
+        """Draw one network as the script of the page does."""
+        tallest, wide = max(self.widths), 3 * (len(self.widths) - 1) + 1
+        pairs = sum(a * b for a, b in pairwise(self.widths))
+        last = net["paths"][self.shown - 1] if self.shown else []
+        used = {(n, i) for path in net["paths"][: self.shown] for n, i in enumerate(path)}
+
+        def at(layer: int, unit: int) -> tuple[float, float]:
+            return 3 * layer + 0.5, (unit + 0.5) * tallest / self.widths[layer]
+
+        def line(layer: int, a: int, b: int, kind: str) -> str:
+            (x1, y1), (x2, y2) = at(layer, a), at(layer + 1, b)
+            return f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
+
+        drawn = [line(*edge, "edge") for edge in self._edges(net["paths"])]
+        drawn += [line(n, *ends, "last") for n, ends in enumerate(pairwise(last))]
+        for n, width in enumerate(self.widths):
+            for i in range(width):
+                x, y = at(n, i)
+                kind = "unit used" if (n, i) in used else "unit"
+                drawn.append(f'<circle class="{kind}" cx="{x}" cy="{y}" r=".2"/>')
+        edges, twice, units = counts
+        told = {
+            "paths": self.shown,
+            "edges": f"{edges} of {pairs}",
+            "collisions": twice,
+            "units used": f"{units} of {sum(self.widths)}",
+        }
+        counted = "".join(f'<dt>{k}</dt><dd data-count="{k}">{v}</dd>' for k, v in told.items())
+        return (
+            f'<div data-network="{net["method"]}"><div class="name">{net["title"]}</div>'
+            f'<svg viewBox="0 0 {wide} {tallest}" role="img" aria-label="{net["title"]}">'
+            f"{''.join(drawn)}</svg><dl>{counted}</dl></div>"
+        )
 
     def __repr__(self) -> str:
         names = " and ".join(_TITLES.get(method, method) for method in self.methods)
         return f"{names}, up to {self.paths} paths: buttons in a browser add them one by one"
+
+
+def example() -> PathsPicture:
+    """Return the networks that the book shows."""
+    return PathsPicture()

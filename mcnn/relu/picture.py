@@ -2,9 +2,12 @@
 
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import cos, radians, sin
 from string import Template
 
+import torch
 from torch import Tensor
 
 from mcnn.relu.check import check_floating
@@ -14,6 +17,7 @@ _PAGE = Template("""
 <style>
 .mcnn-halfspace { max-width: 30rem; margin: 0 auto; }
 .mcnn-halfspace svg { display: block; width: 100%; height: auto; }
+.mcnn-halfspace:not([data-ready]) [data-part=steer] { display: none; }
 .mcnn-halfspace label { display: flex; gap: .6rem; align-items: center; margin: .3rem 0; }
 .mcnn-halfspace label span { flex: 0 0 5rem; }
 .mcnn-halfspace input { flex: 1; min-width: 0; height: 2rem; }
@@ -30,23 +34,20 @@ _PAGE = Template("""
 </style>
 <svg viewBox="-3 -3 6 6" role="img" aria-label="Points and their projections onto a half space">
 <g transform="scale(1 -1)">
-<polygon data-part="beyond"></polygon>
-<line data-part="plane"></line>
-<line data-part="normal"></line>
-<g data-part="points"></g>
-<circle data-part="turn" r=".13"></circle>
-<rect data-part="move" width=".22" height=".22"></rect>
+$still
 <circle class="grip" data-grip="move" r=".36"></circle>
 <circle class="grip" data-grip="turn" r=".36"></circle>
 </g>
 </svg>
+<div data-part="steer">
 <label><span>angle of &omega;&#770;</span>
 <input type="range" data-part="angle" min="0" max="360" step="1" value="$angle"
-aria-label="angle of the normal in degrees"><output></output></label>
+aria-label="angle of the normal in degrees"><output>$angle&deg;</output></label>
 <label><span>offset b</span>
 <input type="range" data-part="offset" min="-2.5" max="2.5" step="0.05" value="$offset"
-aria-label="offset of the plane"><output></output></label>
-<p aria-live="polite" data-part="text"></p>
+aria-label="offset of the plane"><output>$shown</output></label>
+</div>
+<p role="status" data-part="text">$text</p>
 <script>
 document.querySelectorAll(".mcnn-halfspace:not([data-ready])").forEach(function (box) {
   box.dataset.ready = "yes";
@@ -117,12 +118,20 @@ document.querySelectorAll(".mcnn-halfspace:not([data-ready])").forEach(function 
 """)
 
 
+_FAR = 10  # beyond the frame
+
+
+def _shown(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
 @dataclass(frozen=True)
 class HalfspacePicture:
     """An interactive picture of :func:`mcnn.relu.project_halfspace` in the plane.
 
     Sliders, for the keyboard too, and grips turn the normal and move the offset; hollow points are
     the input of the layer, filled ones its output.
+    Without JavaScript the first half space stands still.
 
     Attributes
     ----------
@@ -152,8 +161,57 @@ class HalfspacePicture:
 
     def _repr_html_(self) -> str:
         rounded = [[round(v, 3) for v in point] for point in self.points.tolist()]
+        still, active = self._still(rounded)
+        w = [cos(radians(self.angle)), sin(radians(self.angle))]
+        text = (
+            f"W¹ = ({', '.join(map(_shown, w))}), W² = \N{MINUS SIGN}W¹ transposed; "
+            f"the neuron is active for {active} of {len(rounded)} points."
+        )
+        first = {"angle": self.angle, "offset": self.offset, "shown": _shown(self.offset)}
         points = html.escape(json.dumps(rounded))
-        return _PAGE.substitute(points=points, angle=self.angle, offset=self.offset).strip()
+        return _PAGE.substitute(first, points=points, still=still, text=text).strip()
+
+    def _still(self, points: list[list[float]]) -> tuple[str, int]:
+        """Draw the first half space as the script of the page does, and count the active points."""
+        w, b = (cos(radians(self.angle)), sin(radians(self.angle))), self.offset
+
+        def at(along: float, across: float) -> tuple[float, float]:
+            return along * w[0] - across * w[1], along * w[1] + across * w[0]
+
+        def line(kind: str, ends: Sequence[Sequence[float]]) -> str:
+            (x1, y1), (x2, y2) = ends
+            return f'<line {kind} x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"></line>'
+
+        foot, tip = at(b, 0), at(b + 0.8, 0)
+        corners = (at(b, -_FAR), at(b, _FAR), at(b + _FAR, _FAR), at(b + _FAR, -_FAR))
+        outline = " ".join(f"{x},{y}" for x, y in corners)
+        drawn, moved = [], 0
+        for x in points:
+            active = max(0.0, w[0] * x[0] + w[1] * x[1] - b)  # the layer's one neuron
+            y = [x[0] - active * w[0], x[1] - active * w[1]]
+            moved += active > 0
+            drawn.append(line('class="way"', (x, y)))
+            drawn += (
+                f'<circle class="{kind}" r=".07" cx="{place[0]}" cy="{place[1]}"></circle>'
+                for kind, place in (("before", x), ("after", y))
+            )
+        parts = (
+            f'<polygon data-part="beyond" points="{outline}"></polygon>',
+            line('data-part="plane"', (at(b, -_FAR), at(b, _FAR))),
+            line('data-part="normal"', (foot, tip)),
+            f'<g data-part="points">{"".join(drawn)}</g>',
+            f'<circle data-part="turn" r=".13" cx="{tip[0]}" cy="{tip[1]}"></circle>',
+            f'<rect data-part="move" width=".22" height=".22" x="{foot[0] - 0.11}" '
+            f'y="{foot[1] - 0.11}"></rect>',
+        )
+        return "\n".join(parts), moved
 
     def __repr__(self) -> str:
         return f"{len(self.points)} points and a half space: sliders turn and move it in a browser"
+
+
+def example() -> HalfspacePicture:
+    """Return points on a spiral, and a half space that holds most of them."""
+    i = torch.arange(40, dtype=torch.float64)
+    way = torch.stack([i.mul(2.4).cos(), i.mul(2.4).sin()], 1)  # [40, 2]
+    return HalfspacePicture(way * 0.38 * (i + 0.5).sqrt()[:, None])

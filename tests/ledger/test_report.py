@@ -48,7 +48,7 @@ def rows(table):
     return [[c.strip() for c in x.replace("\\|", "¦").split("|")[1:-1]] for x in table.split("\n")]
 
 
-def test_the_table_of_a_chapter_has_a_row_a_reading(checkout):
+def test_the_table_of_a_page_has_a_row_per_reading(checkout):
     table = report.claims_table("fake")
     assert table._repr_markdown_() == repr(table) == table.text
     head, rule, claim, reading, later = rows(table.text)
@@ -59,8 +59,15 @@ def test_the_table_of_a_chapter_has_a_row_a_reading(checkout):
     assert reading == ["", "three", judgement.measured, "0 … 3", "3", "✔ reproduced"]
     unwritten = "their sum (the experiment is not written yet)"
     assert later == ["`fake-later`", unwritten, "", "", "", "– not run"]
-    with pytest.raises(UsageError, match="no claim belongs to the chapter 'nothing'"):
+    with pytest.raises(UsageError, match="no claim belongs to the page 'nothing'"):
         report.claims_table("nothing")
+
+
+def test_a_table_has_a_label_and_a_caption_around_its_lines():
+    text = report.table("tab-x", "Two numbers.", ["| a | b |", "|---|---|", "| 1 | 2 |"]).text
+    assert text.splitlines() == [
+        ":::{table} Two numbers.", ":name: tab-x", "", "| a | b |", "|---|---|", "| 1 | 2 |", ":::"
+    ]  # fmt: skip
 
 
 def judged(name, verdict, **changes):

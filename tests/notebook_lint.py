@@ -13,7 +13,7 @@ import nbformat
 
 LONGEST_CELL = 30  # lines of code; what is longer belongs into the package
 MOST_INTERVALS = 3  # in a paragraph; more of them stand in a table
-NOT_YET = ("linear", "nutshell", "relu")  # pages that still show figures without a word, and empty toggles
+NOT_YET = ("nutshell", "relu")  # pages that still show figures without a word, and empty toggles
 DEFAULTS = {"profile": "fast", "device": "auto"}
 
 _HERE = re.escape(str(Path(__file__).resolve().parents[1]))

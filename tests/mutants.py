@@ -124,6 +124,7 @@ class Mutant:
     before: str
     after: str
     outcome: str = ""
+    first: str = ""  # the outcome before anybody wrote a test against it
     seconds: float = 0.0
     noticed_by: str = ""
 
@@ -216,7 +217,7 @@ def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
             if hint is not None:
                 first = (hint.lineno, hint.col_offset)
                 spans.append((first, (hint.end_lineno, hint.end_col_offset)))
-    return spans
+    return sorted(spans)
 
 
 def _difference(old: str, new: str) -> tuple[str, str]:
@@ -249,6 +250,7 @@ def run(mutants: list[Mutant], python: str, seconds: int, keep: list[dict]) -> N
             rc, one.seconds, said = ask(files_of_tests(one.part, inside, copy), copy, seconds)
             file.write_text(source, encoding="utf-8")
             one.outcome = {None: "timed out", 0: "survived"}.get(rc, "killed")
+            one.first = one.first or one.outcome
             failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
             one.noticed_by = failed[1] if rc and failed else ""
             print(f"{number}/{len(mutants)} {one.outcome} {one.name}", flush=True)
@@ -279,8 +281,8 @@ def serve() -> None:
     """Run tests as asked: exit status or none, seconds of the processor, and what was said.
 
     Each time in a fork of this process, in which what the package needs is imported already.
-    The limit is on the processor's time, for a busy machine proves nothing; sleepers get ten times
-    as long.
+    The limit is on the processor's time, for a busy machine proves nothing; sleepers get thirty
+    times as long.
     """
     for name in ("torch", "torch._dynamo", "torchvision", "sklearn.datasets", "scipy.stats"):
         importlib.import_module(name)
@@ -297,7 +299,7 @@ def serve() -> None:
                 os.dup2(said.fileno(), 2)
                 resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
                 os._exit(_pytest(tests, copy))
-            status, took = _ended(pid, time.monotonic() + 10 * seconds)
+            status, took = _ended(pid, time.monotonic() + 30 * seconds)
             said.seek(0)
             text = said.read().decode(errors="replace")
         rc = os.waitstatus_to_exitcode(status)
@@ -350,6 +352,7 @@ def found_again(lines: list[dict]) -> list[Mutant]:
             if operator == known.operator:
                 now = mutant(known.part, place, operator, occurrence)
                 if now.name == known.name:
+                    now.first = known.first
                     found.append(now)
                     break
     return found
@@ -357,20 +360,26 @@ def found_again(lines: list[dict]) -> list[Mutant]:
 
 def page(lines: list[dict], reasons: dict[str, str]) -> str:
     """Return the page that shows a record."""
+    from scipy.stats import binomtest
+
     mutants = [Mutant(**line) for line in lines]
     lived = [m for m in mutants if m.outcome == "survived"]
     equal = [m for m in lived if reasons.get(m.name, "").startswith("equivalent")]
     killed = len(mutants) - len(lived)
-    share = killed / len(mutants)
+    before = sum(m.first != "survived" for m in mutants)
+    low, high = binomtest(before, len(mutants)).proportion_ci()
     text = [
         "# Do the tests notice?",
         "",
-        "<!-- made by `python tests/mutants.py --page` from tests/mutants.json -->",
-        "",
-        f"{killed} of {len(mutants)} small changes of the code fail a test, {share:.0%}; "
-        f"{killed / (len(mutants) - len(equal)):.0%} of those that change what it does.",
+        f"{killed} of {len(mutants)} small changes of the code fail a test, "
+        f"{killed / len(mutants):.0%}; of those that change what it does, "
+        f"{killed / (len(mutants) - len(equal)):.0%}.",
+        f"When they were drawn, {before} did, {before / len(mutants):.0%} "
+        f"(95% interval: {low:.0%} to {high:.0%}): for others that matter, tests were added.",
         "`make mutants` draws places at random, makes one change at each with "
         "[cosmic-ray](https://cosmic-ray.readthedocs.io), and runs the tests of that module alone.",
+        "Nothing on this page is typed but the reasons: `python tests/mutants.py --page` makes it "
+        "of the record of the runs.",
         "",
         "| part | changes | noticed | of these by time | live | equivalent |",
         "|---|---:|---:|---:|---:|---:|",
@@ -400,6 +409,8 @@ def page(lines: list[dict], reasons: dict[str, str]) -> str:
 
 
 def _code(text: str) -> str:
+    if not text:
+        return "nothing"
     text = text if len(text) < 90 else f"{text[:87]}..."
     return "`" + text.replace("|", "\\|").replace("`", "'") + "`"
 

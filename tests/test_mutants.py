@@ -32,12 +32,16 @@ def test_modules_and_their_tests_are_there():
 
 
 def test_a_page_counts_what_lives_and_what_is_the_same():
-    def one(outcome, before):
-        return vars(Mutant("relu", "mcnn/relu/pool.py", "X", 0, 1, before, "b", outcome))
+    def one(outcome, before, first=""):
+        named = ("relu", "mcnn/relu/pool.py", "X", 0, 1, before, "b")
+        return vars(Mutant(*named, outcome, first or outcome))
 
-    lines = [one("killed", "a"), one("timed out", "c"), one("survived", "d"), one("survived", "e|")]
+    lines = [one("killed", "a", "survived"), one("timed out", "c")]
+    lines += [one("survived", "d"), one("survived", "e|")]
     text = mutants.page(lines, {"mcnn/relu/pool.py: d -> b": "equivalent: no difference"})
-    assert "2 of 4 small changes of the code fail a test, 50%; 67% of those" in text
+    assert "2 of 4 small changes of the code fail a test, 50%; of those" in text
+    assert "does, 67%." in text
+    assert "When they were drawn, 1 did, 25% (95% interval: 1% to 81%)" in text
     assert "| relu | 4 | 2 | 1 | 1 | 1 |" in text
     assert "| relu/pool.py | `d` | `b` | equivalent: no difference |" in text
     assert "| relu/pool.py | `e\\|` | `b` | no test notices |" in text

@@ -319,7 +319,7 @@ def test_the_command_proves_and_notes_what_holds(tmp_path, monkeypatch, capsys):
     package = tmp_path / "mcnn"
     (package / "experiments").mkdir(parents=True)
     (tmp_path / "ledger").rename(package / "ledger")
-    for name in ("__init__.py", "__main__.py", "errors.py", "stats.py"):
+    for name in ("__init__.py", "__main__.py", "errors.py", "native.py", "stats.py"):
         (package / name).write_text((ROOT / "mcnn" / name).read_text())
     (package / "data.py").write_text("DATASETS = {}\n")
     (package / "experiments/__init__.py").write_text("")

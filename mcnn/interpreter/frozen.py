@@ -63,7 +63,8 @@ class Frozen(nn.Module):
         self, node: Node, values: dict[Node, Any], moving: set[Node], places: dict[str, str]
     ) -> None:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise UsageError(_refused(node, rules.DROPS, places))
+            why = rules.WHY.get(rules.kind(node.target), rules.DROPS)
+            raise UsageError(_refused(node, why, places))
         args = map_arg(node.args, values.__getitem__)
         kwargs = map_arg(node.kwargs, values.__getitem__)
         value = values[node] = node.target(*args, **kwargs)
@@ -117,7 +118,7 @@ def _decides(node: Node, value: Any) -> bool:
 
 
 def _refused(node: Node, why: str, places: dict[str, str]) -> str:
-    where = f" in {places[node.name]}" if places.get(node.name) else ""
+    where = f" in layer {places[node.name]!r}" if places.get(node.name) else ""
     return f"{rules.kind(node.target)}{where} cannot be held linear: {why}"
 
 

@@ -75,7 +75,7 @@ def rule(call: Call) -> Replay:
         if any(call.moves[1:]):
             raise Refusal("its limits depend on the input")
         return _held(*_GATES[name](*call.args))
-    raise Refusal(_WHY.get(name, "it is neither linear nor a gate"))
+    raise Refusal(WHY.get(name, "it is neither linear nor a gate"))
 
 
 _LINEAR = {
@@ -109,7 +109,7 @@ def _one_factor(call: Call, factors: Sequence[int]) -> Replay:
 
 def _division(call: Call) -> Replay:
     if call.moves[1]:
-        raise Refusal("it divides by a number that depends on the input")
+        raise Refusal(_DIVIDES)
     return call.op
 
 
@@ -323,11 +323,13 @@ _RULES: dict[str, Callable[[Call], Replay]] = {
 
 DECISIONS = {"sign", "heaviside"}
 
-_CURVED = "it is curved everywhere, so that no gate and no constant make it linear"
+_DIVIDES = "it divides by a number that depends on the input"
+_CURVED = "it bends everywhere"
 DROPS = "it draws random numbers: call model.eval() first"
 _ATTENTION = "softmax attention weighs the input by what depends on the input"
-_WHY = {
+WHY = {
     **dict.fromkeys(("sigmoid", "tanh", "exp", "log", "softplus", "elu", "celu"), _CURVED),
+    "reciprocal": _DIVIDES,
     **dict.fromkeys(("sin", "cos", "pow", "erf", "sqrt", "rsqrt"), _CURVED),
     **dict.fromkeys(
         (

@@ -110,7 +110,7 @@ class LinearInterpreter:
         """
         v = self._like(v, self.x, "v")
         with torch.no_grad():
-            return torch.func.jvp(self._held, (torch.zeros_like(v),), (v,))[1]
+            return torch.func.jvp(self._held, (torch.zeros_like(v),), (v,))[1].detach()
 
     def rmatvec(self, u: Tensor) -> Tensor:
         """Return the transpose of A times u, in the shape of the input.
@@ -125,7 +125,7 @@ class LinearInterpreter:
         UsageError
             If it has another size.
         """
-        return self._back(self._like(u, self.output, "u"))[0]
+        return self._back(self._like(u, self.output, "u"))[0].detach()
 
     @cached_property
     def _back(self) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -186,7 +186,7 @@ class LinearInterpreter:
 
     def _lanczos(self, k: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         import numpy as np
-        from scipy.sparse.linalg import LinearOperator, svds
+        from scipy.sparse.linalg import ArpackError, LinearOperator, svds
 
         def product(times: Callable[[Tensor], Tensor]) -> object:
             return lambda v: times(torch.as_tensor(v).to(self.x)).flatten().double().cpu().numpy()
@@ -195,7 +195,12 @@ class LinearInterpreter:
             self.shape, product(self.matvec), product(self.rmatvec), dtype=np.float64
         )
         start = np.random.default_rng(seed).standard_normal(min(self.shape))
-        found = svds(a, k=k, v0=start)
+        try:
+            found = svds(a, k=k, v0=start)
+        except ArpackError as error:
+            raise UsageError(
+                f"Lanczos's method found no singular vectors ({error}): at this input A may be zero"
+            ) from error
         left, values, right = (torch.as_tensor(part.copy()).to(self.x) for part in found)
         order = values.argsort(descending=True)
         return left[:, order], values[order], right[order]
@@ -258,8 +263,7 @@ def linear(model: nn.Module, x: Tensor) -> LinearInterpreter:
     >>> linear(nn.Sequential(nn.Linear(8, 8), nn.Sigmoid()).double(), x)
     Traceback (most recent call last):
         ...
-    mcnn.errors.UsageError: sigmoid in 1 cannot be held linear: it is curved everywhere, so that \
-no gate and no constant make it linear
+    mcnn.errors.UsageError: sigmoid in layer '1' cannot be held linear: it bends everywhere
     """
     if not x.is_floating_point():
         raise UsageError(f"x must be floating point, got {x.dtype}")

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks import page, paths, sampling, training
+from benchmarks import page, paths, pooling, sampling, training
 from benchmarks.measure import ROUNDS, Curve, Race, Spread, keep_memory, seconds
 from mcnn.errors import McnnError, UsageError
 from mcnn.ledger import provenance, records, runner
 
-BENCHMARKS = {**sampling.BENCHMARKS, **training.BENCHMARKS, **paths.BENCHMARKS}
+TABLES = {"sampling": sampling, "training": training, "paths": paths, "pooling": pooling}
+BENCHMARKS = {name: b for table in TABLES.values() for name, b in table.BENCHMARKS.items()}
 
 _EXAMPLES = """examples:
   python -m benchmarks                       all, on one thread, recorded under the device's name
@@ -121,8 +122,7 @@ def measure_all(names: list[str], device: torch.device, threads: int) -> None:
 
 
 def _module(name: str) -> str:
-    tables = {"sampling": sampling, "training": training, "paths": paths}
-    return next(m for m, table in tables.items() if name in table.BENCHMARKS)
+    return next(m for m, table in TABLES.items() if name in table.BENCHMARKS)
 
 
 def record_file(device: torch.device) -> Path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import measure, page, paths, sampling, training
+from benchmarks import measure, page, paths, pooling, sampling, training
 from mcnn.errors import DataError, UsageError
 
 
@@ -72,6 +72,13 @@ def test_the_arms_of_a_layer_compute_gradients():
 
 def test_the_arms_of_a_drop_in_layer_compute_gradients():
     race = paths.drop_in(torch.device("cpu"), 16, 4, 20, 13.0)
+    assert set(race.goals) < set(race.candidates)
+    for work in race.candidates.values():
+        work()
+
+
+def test_the_arms_of_pooling_compute_gradients():
+    race = pooling.pooled(torch.device("cpu"), (2, 3, 8, 8), (3, 2, 1))
     assert set(race.goals) < set(race.candidates)
     for work in race.candidates.values():
         work()

@@ -11,6 +11,8 @@ from torchvision import models
 
 from mcnn import relu
 from mcnn.experiments.relu.operands import INTEGERS, hard_pairs
+from mcnn.relu import native
+from mcnn.relu import pool as pooling
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -311,6 +313,143 @@ def test_what_pooling_refuses():
         relu.replace_maxpool(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True)))
     with pytest.raises(ValueError, match=r"no nn\.MaxPool2d"):
         relu.replace_maxpool(nn.Linear(2, 2))
+
+
+# The loop in C
+
+
+NEEDS_COMPILER = pytest.mark.skipif(not native.available(), reason="needs a C compiler")
+LARGEST = torch.finfo(torch.float32).max
+HARD = [torch.inf, -torch.inf, torch.nan, LARGEST, -LARGEST, 2e38, -2e38, 0.0, -0.0, 1e-45, 1e-38]
+
+
+def hard_numbers(shape, seed, share):
+    """Normal numbers, rounded so that there are ties, and hard ones among them."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator)
+    x = torch.where(torch.rand(shape, generator=generator) < 0.5, x.round(), x)
+    hard = torch.tensor(HARD)[torch.randint(len(HARD), shape, generator=generator)]
+    return torch.where(torch.rand(shape, generator=generator) < share, hard, x)
+
+
+def same_bits(a, b):
+    return same(a, b) and torch.equal(a.signbit()[~a.isnan()], b.signbit()[~b.isnan()])
+
+
+def by_operators_and_loop(call):
+    """Call twice; the loop must be used the second time only."""
+    found, used = [], []
+    loop = native.pool
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooling, "SMALLEST", 0)
+        patch.setattr(native, "pool", lambda *args: used.append(1) or loop(*args))
+        for there in (False, True):
+            with pytest.MonkeyPatch.context() as inner:
+                inner.setattr(native, "available", lambda there=there: there)
+                found.append(call())
+            assert bool(used) == there
+    return found
+
+
+@NEEDS_COMPILER
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 14), st.integers(1, 40)),
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    st.booleans(),
+    st.sampled_from([0.0, 0.05, 0.5]),
+    SEEDS,
+)
+def test_the_loop_has_the_bits_of_operators(shape, kernel, stride, padding, ceil, share, seed):
+    x = hard_numbers(shape, seed, share)
+    window = (kernel, stride, tuple(map(min, padding, (k // 2 for k in kernel))), 1, ceil)
+    try:
+        out = F.max_pool2d(x, *window)
+    except RuntimeError:  # a window that does not fit
+        return
+    gradient = hard_numbers(out.shape, seed + 1, share)
+
+    def both_ways():
+        leaf = x.clone().requires_grad_()
+        y = relu.max_pool2d(leaf, *window)
+        y.backward(gradient)
+        return y.detach(), leaf.grad
+
+    (y, slope), (y_loop, slope_loop) = by_operators_and_loop(both_ways)
+    assert same_bits(y, y_loop)
+    assert same_bits(slope, slope_loop)
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("window", [(2,), (3, 2, 1), (32, 1, 16), ((1, 3), (4, 1)), (3, 3, 1)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_planes_of_many_blocks_and_threads_that_share_them(window, threads):
+    x = hard_numbers((2, 3, 120, 130), 0, 0.01)
+
+    def both_ways():
+        leaf = x.clone().requires_grad_()
+        y = relu.max_pool2d(leaf, *window)
+        (y * hard_numbers(y.shape, 1, 0)).sum().backward()
+        return y.detach(), leaf.grad
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "_A_THREAD", 1)
+            for a, b in zip(*by_operators_and_loop(both_ways), strict=True):
+                assert same_bits(a, b)
+    finally:
+        torch.set_num_threads(before)
+
+
+@NEEDS_COMPILER
+def test_second_derivatives_pass_through_the_loop():
+    x, weight = hard_numbers((2, 3, 9, 9), 2, 0.0), hard_numbers((2, 3, 4, 4), 3, 0.0)
+
+    def penalty():
+        leaf, scale = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        y = relu.max_pool2d(leaf.square(), 3, 2)
+        (slope,) = torch.autograd.grad((y * scale).square().sum(), leaf, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), (leaf, scale))
+
+    operators, loop = by_operators_and_loop(penalty)
+    for a, b in zip(operators, loop, strict=True):
+        assert a.abs().sum() > 0
+        torch.testing.assert_close(a, b)
+
+
+def test_what_the_loop_leaves_to_operators(monkeypatch):
+    monkeypatch.setattr(pooling, "SMALLEST", 0)
+    monkeypatch.setattr(native, "available", lambda: True)
+    monkeypatch.setattr(native, "pool", lambda *args: pytest.fail("the loop was called"))
+    x = torch.randn(2, 3, 8, 8)
+    for other in (x.double(), x.half(), x.mT, x.to(memory_format=torch.channels_last)):
+        assert torch.equal(relu.max_pool2d(other, 2), F.max_pool2d(other, 2))
+    assert torch.equal(relu.max_pool2d(x, 2, dilation=3), F.max_pool2d(x, 2, dilation=3))
+    relu.max_pool2d(x, 2, form="skip")
+    vmapped = torch.func.vmap(lambda t: relu.max_pool2d(t, 2))(x)
+    assert torch.equal(vmapped, F.max_pool2d(x, 2))
+    slope = torch.func.grad(lambda t: relu.max_pool2d(t, 2).sum())(x)
+    tangent = torch.func.jvp(lambda t: relu.max_pool2d(t, 2), (x,), (torch.ones_like(x),))[1]
+    assert slope.sum() == tangent.sum() == 2 * 3 * 4 * 4
+    compiled = torch.compile(lambda t: relu.max_pool2d(t, 2), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), F.max_pool2d(x, 2))
+    with torch.device("meta"):
+        assert relu.max_pool2d(torch.empty(2, 3, 8, 8), 2).shape == (2, 3, 4, 4)
+
+
+def test_without_a_compiler_operators_pool(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    native._library.cache_clear()
+    try:
+        assert not native.available()
+        x = torch.randn(2, 64, 16, 16)
+        assert x.numel() >= pooling.SMALLEST
+        assert torch.equal(relu.max_pool2d(x, 3, 2, 1), F.max_pool2d(x, 3, 2, 1))
+    finally:
+        native._library.cache_clear()
 
 
 # Half spaces

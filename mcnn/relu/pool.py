@@ -10,21 +10,29 @@ takes 2 + 2 pairwise maxima instead of 8.
 A form that computes :math:`x-y` would make NaN of it.
 A maximum does not mind to see an operand twice, so a tap that falls outside the image is moved to
 the nearest tap of the same window that does not.
+
+On the CPU a loop in C does the same sums of ReLUs, see :mod:`mcnn.relu.native`, for the exact form
+in float32 and contiguous images, without dilation; else, and for further derivatives,
+``torch.func`` and compilers, it is PyTorch's operators.
 """
 
 import operator
 from collections.abc import Callable
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from mcnn.modelwise import deepcopied, exchanged
+from mcnn.relu import native
 from mcnn.relu.check import check_floating, check_form
 from mcnn.relu.maxima import FORMS, exact_finite, join_ends, skip, split_ends
 
 Pair = int | tuple[int, int]
 LONG = 32  # taps from which a level of the tree is one tensor, not one for each pair
+SMALLEST = 1 << 14  # numbers: fewer are pooled before a compiler has started
 
 
 def max_pool2d(
@@ -94,6 +102,13 @@ def max_pool2d(
         _windows(size, *axis, ceil_mode)
         for size, axis in zip(x.shape[-2:], zip(*sizes, strict=True), strict=True)
     )
+    if form == "exact" and _suits_loop(x, height, width):
+        return _PoolInC.apply(x, height, width)
+    return _pool(x, height, width, form)
+
+
+def _pool(x: Tensor, height: "_Windows", width: "_Windows", form: str = "exact") -> Tensor:
+    """Pool by PyTorch's operators."""
 
     def pool(x: Tensor, larger: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         return _reduce(_reduce(x, -1, width, larger), -2, height, larger)
@@ -105,6 +120,52 @@ def max_pool2d(
         pooled = pool(x, FORMS[form])
     pooled = _blank(_blank(pooled, -1, width), -2, height)
     return pooled.contiguous(memory_format=_format(x))
+
+
+def _suits_loop(x: Tensor, *axes: "_Windows") -> bool:
+    """Return whether the loop in C computes it, and nobody wants to see operators."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    plain = type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not x.is_neg()
+    watched = (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or _get_current_dispatch_mode() is not None
+    )
+    return (
+        plain
+        and not watched
+        and x.dtype == torch.float32
+        and x.is_contiguous()
+        and x.numel() >= SMALLEST
+        and all(axis.dilation == 1 and axis.kernel <= native.TAPS for axis in axes)
+        and native.available()
+    )
+
+
+class _PoolInC(torch.autograd.Function):
+    """The exact form by the loop in C; derivatives of derivatives by operators."""
+
+    @staticmethod
+    def forward(x: Tensor, height: "_Windows", width: "_Windows") -> Tensor:
+        return native.pool(x, height, width)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.height, ctx.width = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        seen = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        if not seen and type(gradient) is Tensor and _get_current_dispatch_mode() is None:
+            return native.pool_back(x, gradient, ctx.height, ctx.width), None, None
+        with torch.enable_grad():
+            leaf = x.view_as(x)  # in the graph of x
+            y = _pool(leaf, ctx.height, ctx.width)
+        (found,) = torch.autograd.grad(y, leaf, gradient, create_graph=torch.is_grad_enabled())
+        return found, None, None
 
 
 def _format(x: Tensor) -> torch.memory_format:

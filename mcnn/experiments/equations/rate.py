@@ -36,7 +36,7 @@ class RateTrial(Trial):
     dimension: int = 1
     kind: str = "smooth"
     sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
-    randomisations: int = 24
+    randomisations: int = 12
 
 
 class _Light(Kernel):

@@ -33,7 +33,7 @@ class RatioTrial(Trial):
 
     kind: str = "attention"
     sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
-    replicates: int = 5_000
+    replicates: int = 2_000
 
 
 class _Attention:

@@ -37,7 +37,7 @@ class LearnTrial(Trial):
     n: int = 64
     noise: float = 0.0
     through: str = "solver"
-    pairs: int = 128
+    pairs: int = 64
     frequencies: int = 12
     steps: int = 400
     lr: float = 0.02
@@ -204,7 +204,7 @@ EXPERIMENT = Experiment(
     trial=LearnTrial,
     trials=trials,
     run=run,
-    seeds={"fast": range(2), "full": range(5)},
+    seeds={"fast": range(1), "full": range(5)},
     measures={
         "equations-learn": measure_error,
         "equations-nodes": measure_nodes,

@@ -32,7 +32,7 @@ class LotkaTrial(Trial):
 
     model: str = "integral"
     lr: float = 0.01
-    updates: int = 150
+    updates: int = 100
     batch: int = 16
 
 

@@ -132,7 +132,7 @@ EXPERIMENT = Experiment(
     trial=RatioTrial,
     trials=trials,
     run=run,
-    seeds={"fast": range(2), "full": range(10)},
+    seeds={"fast": range(1), "full": range(10)},
     measures={"equations-attention": measure, "equations-bias": measure},
     tolerance=1e-6,
 )

@@ -10,6 +10,7 @@ The inverse is again a fixed point, :math:`\lambda=g+(\partial T/\partial a)^T\l
 same solver finds.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -67,15 +68,18 @@ def fixed_point(
     a, changes = start, []
     for taken in range(steps + 1):
         new = step(a)
-        with torch.no_grad():
-            change, size = (new - a).abs().max(), new.abs().max()
-            changes.append(float(change))
-            if not torch.isfinite(change):
-                break
-            if change <= tol * size:
-                return new, taken
+        change, size = (_largest(v.detach()) for v in (new - a, new))
+        changes.append(change)
+        if not math.isfinite(change):
+            break
+        if change <= tol * size:
+            return new, taken
         a = torch.lerp(new, a, damping) if damping else new
     raise ContractionError(_diagnosis(changes, tol, damping))
+
+
+def _largest(v: Tensor) -> float:
+    return float(torch.linalg.vector_norm(v, math.inf))
 
 
 def _diagnosis(changes: list[float], tol: float, damping: float) -> str:

@@ -39,7 +39,7 @@ class LearnTrial(Trial):
     through: str = "solver"
     pairs: int = 64
     frequencies: int = 12
-    steps: int = 400
+    steps: int = 300
     lr: float = 0.02
 
 

@@ -32,7 +32,7 @@ class LotkaTrial(Trial):
 
     model: str = "integral"
     lr: float = 0.01
-    updates: int = 100
+    updates: int = 60
     batch: int = 16
 
 

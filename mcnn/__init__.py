@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what type checkers need to know; the rest of the package co
     from mcnn import data as data
     from mcnn import density as density
     from mcnn import errors as errors
+    from mcnn import gates as gates
     from mcnn import integral as integral
     from mcnn import linear as linear
     from mcnn import modelwise as modelwise

@@ -30,22 +30,17 @@ from mcnn.relu.halfspace import HalfspaceLayer, project_halfspace
 from mcnn.relu.maxima import FORMS, absolute, leaky_relu, maximum
 from mcnn.relu.pool import MaxPool2d, max_pool2d, replace_maxpool
 from mcnn.relu.rounding import ulp, ulps
-from mcnn.relu.threshold import certain_atoms, certain_threshold, coherence, soft_threshold
 
 __all__ = [
     "FORMS",
     "HalfspaceLayer",
     "MaxPool2d",
     "absolute",
-    "certain_atoms",
-    "certain_threshold",
-    "coherence",
     "leaky_relu",
     "max_pool2d",
     "maximum",
     "project_halfspace",
     "replace_maxpool",
-    "soft_threshold",
     "ulp",
     "ulps",
 ]

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcnn import relu
 from mcnn.errors import unknown
 from mcnn.experiments.relu.operands import DTYPES, SEEDS, any_number, every_number, special_numbers
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
+from mcnn.relu.rounding import ulps
+from mcnn.relu.threshold import certain_atoms, certain_threshold, coherence, soft_threshold
 
 DICTIONARIES = ("two bases", "random")
 
@@ -50,11 +51,11 @@ def run_threshold(trial: ThresholdTrial, device: torch.device) -> dict[str, Any]
     for threshold in trial.thresholds:
         want = F.softshrink(x, threshold)
         pairs = {
-            "both": (relu.soft_threshold(x, threshold), want),
-            "nonnegative": (relu.soft_threshold(x, threshold, nonnegative=True), want.clamp(min=0)),
+            "both": (soft_threshold(x, threshold), want),
+            "nonnegative": (soft_threshold(x, threshold, nonnegative=True), want.clamp(min=0)),
         }
         for name, pair in pairs.items():
-            metrics[name] = max(metrics[name], float(relu.ulps(*pair).max()))
+            metrics[name] = max(metrics[name], float(ulps(*pair).max()))
     return metrics
 
 
@@ -62,15 +63,15 @@ def run_support(trial: SupportTrial, device: torch.device) -> dict[str, Any]:
     """Return the coherence, the bound, and the share of supports found for each number of atoms."""
     generator = torch.Generator().manual_seed(trial.seed)
     atoms = _dictionary(trial, generator).to(device)  # [n, m]
-    mu = relu.coherence(atoms)
-    bound = relu.certain_atoms(mu)
+    mu = coherence(atoms)
+    bound = certain_atoms(mu)
     shares = [
         _share(_codes(k, trial, generator).to(device), atoms) for k in range(1, trial.largest + 1)
     ]
     wrong = hostile = 0
     for k in range(1, bound + 1):
         # Up to the bound a threshold is known beforehand: the layer need not know the code.
-        threshold = relu.certain_threshold(mu, k)
+        threshold = certain_threshold(mu, k)
         codes = _codes(k, trial, generator).to(device)
         wrong += _wrong(codes, atoms, threshold)
         hostile += _wrong(_hostile(k, atoms), atoms, threshold)
@@ -113,7 +114,7 @@ def _hostile(k: int, atoms: Tensor) -> Tensor:
 
 def _wrong(codes: Tensor, atoms: Tensor, threshold: float) -> int:
     """Count the codes whose support one layer misses, with both signs."""
-    found = relu.soft_threshold(codes @ atoms.T @ atoms, threshold)
+    found = soft_threshold(codes @ atoms.T @ atoms, threshold)
     return int(((found != 0) != (codes != 0)).any(1).sum())
 
 

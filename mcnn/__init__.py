@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what type checkers need to know; the rest of the package co
     from mcnn import density as density
     from mcnn import equations as equations
     from mcnn import errors as errors
+    from mcnn import gates as gates
     from mcnn import integral as integral
     from mcnn import interpreter as interpreter
     from mcnn import linear as linear

@@ -1,7 +1,9 @@
-"""Backpropagation by hand against automatic differentiation, and a net trained with each."""
+"""Backpropagation by hand against automatic differentiation, and what the size of a batch does."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from mcnn import data, nutshell
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
+from mcnn.stats import slope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,163 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class HomeworkTrial(Trial):
+    """Random networks with softmax and cross entropy, derivatives of which are worked out."""
+
+    networks: int = 100
+
+
+def _homework(trial: HomeworkTrial, device: torch.device) -> dict[str, Any]:
+    """Return relative differences from autograd: of softmax, of its loss, and of two layers."""
+    generator = torch.Generator().manual_seed(trial.seed)
+    metrics: dict[str, list[float]] = {"softmax": [], "loss": [], "layers": []}
+    for _ in range(trial.networks):
+        batch, *widths = torch.randint(2, 30, (4,), generator=generator).tolist()
+        net = _two_layers(widths, generator, device)
+        x = torch.randn(batch, widths[0], generator=generator, dtype=torch.float64).to(device)
+        y = torch.randn(batch, widths[2], generator=generator, dtype=torch.float64).softmax(1)
+        h = torch.randn(widths[2], generator=generator, dtype=torch.float64).to(device)
+        a = h.softmax(0)
+        by_hand = a.diag() - a.outer(a)  # a_i (1 - a_i), and - a_i a_j elsewhere
+        jacobian = torch.autograd.functional.jacobian(lambda h: h.softmax(0), h)
+        metrics["softmax"].append(_relative(by_hand, jacobian))
+        leaf = h.clone().requires_grad_()
+        target = y[0].to(device)
+        (wanted,) = torch.autograd.grad(-(target * leaf.log_softmax(0)).sum(), leaf)
+        metrics["loss"].append(_relative(a - target, wanted))
+        leaves = [w.clone().requires_grad_() for w in net]
+        logits = F.relu(x @ leaves[0] + leaves[1]) @ leaves[2] + leaves[3]
+        loss = -(y.to(device) * logits.log_softmax(1)).sum(1).mean()
+        wants = torch.autograd.grad(loss, leaves)
+        founds = _gradient(net, x, y.to(device))
+        metrics["layers"].append(max(map(_relative, founds, wants)))
+    return metrics
+
+
+def _two_layers(
+    widths: Sequence[int], generator: torch.Generator, device: torch.device
+) -> list[Tensor]:
+    """Return W1 [n0, n1], b1 [n1], W2 [n1, n2], b2 [n2]."""
+    first, second = (
+        torch.randn(m, n, generator=generator, dtype=torch.float64) * (2 / m) ** 0.5
+        for m, n in pairwise(widths)
+    )
+    biases = (torch.randn(n, generator=generator, dtype=torch.float64) / 10 for n in widths[1:])
+    return [t.to(device) for t in (first, next(biases), second, next(biases))]
+
+
+def _gradient(net: Sequence[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
+    """Return the gradient of the mean cross entropy over a batch, worked out by hand.
+
+    The homework of the slide: two linear layers, a ReLU between them, a batch of inputs [b, n0]
+    and targets [b, n2] that sum to one.
+    """
+    w1, b1, w2, b2 = net
+    h = x @ w1 + b1
+    a = h.clamp(min=0)
+    outer = ((a @ w2 + b2).softmax(1) - y) / len(x)  # [b, n2]
+    inner = outer @ w2.T * (h > 0)  # [b, n1]
+    return [x.T @ inner, inner.sum(0), a.T @ outer, outer.sum(0)]
+
+
+def _loss(net: Sequence[Tensor], x: Tensor, y: Tensor) -> float:
+    w1, b1, w2, b2 = net
+    logits = (x @ w1 + b1).clamp(min=0) @ w2 + b2
+    return float(-(y * logits.log_softmax(1)).sum(1).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTrial(Trial):
+    """A network, sizes of batches, and how many images are seen with each."""
+
+    dataset: str = "mnist"
+    hidden: int = 100
+    sizes: tuple[int, ...] = (1, 4, 16, 64, 256)
+    batches: int = 200
+    images: int = 4000
+    trained: tuple[int, ...] = (1, 8, 64)
+    rates: tuple[tuple[float, ...], ...] = ((0.005, 0.01, 0.02), (0.03, 0.06, 0.1), (0.2, 0.5, 1.0))
+    validation: int = 5000
+
+
+def _batches_of(trial: BatchTrial, device: torch.device) -> dict[str, Any]:
+    """Return variances of batch gradients, losses after images seen, and seconds per image."""
+    dataset = data.load(trial.dataset, device=device).hold_out(trial.validation)
+    generator = torch.Generator().manual_seed(trial.seed)
+    order = torch.randperm(len(dataset.train), generator=generator)[: trial.images]
+    x, y = _examples(dataset.train.part(order.to(device)), dataset)
+    held_out, test = (_examples(s, dataset) for s in (dataset.validation, dataset.test))
+    start = _two_layers((x.shape[1], trial.hidden, y.shape[1]), generator, device)
+    metrics: dict[str, Any] = {"loss": [], "seconds": [], "rate": []}
+    for size, rates in zip(trial.trained, trial.rates, strict=True):
+        begun = time.process_time()
+        nets = {rate: _one_pass(start, x, y, size, rate) for rate in rates}
+        metrics["seconds"].append((time.process_time() - begun) / len(x) / len(rates))
+        losses = {rate: _loss(net, *held_out) for rate, net in nets.items()}
+        best = min(rates, key=losses.__getitem__)
+        net = nets[best]
+        metrics["loss"].append(_loss(net, *test))
+        metrics["rate"].append(best)
+    # At the last of them: the mean squared distance from the gradient over all images.
+    whole = _gradient(net, x, y)
+    length = sum(float(g.square().sum()) for g in whole)
+    metrics["variance"] = []
+    for size in trial.sizes:
+        total = 0.0
+        for _ in range(trial.batches):
+            chosen = torch.randint(len(x), (size,), generator=generator).to(device)
+            found = _gradient(net, x[chosen], y[chosen])
+            total += sum(float((f - g).square().sum()) for f, g in zip(found, whole, strict=True))
+        metrics["variance"].append(total / trial.batches / length)
+    return metrics
+
+
+def _examples(split: data.Split, dataset: data.Data) -> tuple[Tensor, Tensor]:
+    """Return images [n, pixels] and targets [n, classes]."""
+    targets = F.one_hot(split.labels, len(dataset.classes)).double()
+    return split.inputs().flatten(1).double(), targets
+
+
+def _one_pass(net: list[Tensor], x: Tensor, y: Tensor, size: int, rate: float) -> list[Tensor]:
+    """Go once through the examples, in batches, a step downhill each."""
+    for rows in range(0, len(x) - size + 1, size):
+        by_hand = _gradient(net, x[rows : rows + size], y[rows : rows + size])
+        net = [w - rate * g for w, g in zip(net, by_hand, strict=True)]
+    return net
+
+
+def _batch_trials(profile: str, seeds: Sequence[int]) -> list[BatchTrial]:
+    fast = {"dataset": "digits", "images": 800, "batches": 50, "hidden": 30, "validation": 300}
+    return [BatchTrial(seed=seed, **({} if profile == "full" else fast)) for seed in seeds]
+
+
+def _homework_trials(profile: str, seeds: Sequence[int]) -> list[HomeworkTrial]:
+    return [HomeworkTrial(seed=s, networks=100 if profile == "full" else 10) for s in seeds]
+
+
+def _measure_homework(records: Sequence[Record]) -> dict[str, list[float]]:
+    words = {
+        "softmax": "softmax derivatives",
+        "loss": "derivative of the loss",
+        "layers": "two linear layers and a batch",
+    }
+    return {text: [max(r.metrics[key]) for r in records] for key, text in words.items()}
+
+
+def _measure_batch(records: Sequence[Record]) -> dict[str, list[float]]:
+    readings = {"slope": [slope(r.config.sizes, r.metrics["variance"]) for r in records]}
+    one, *others = records[0].config.trained
+    for i, size in enumerate(others, start=1):
+        readings[f"loss, batches of {one} minus {size}"] = [
+            r.metrics["loss"][0] - r.metrics["loss"][i] for r in records
+        ]
+        readings[f"time per image, batches of {one} over {size}"] = [
+            r.metrics["seconds"][0] / r.metrics["seconds"][i] for r in records
+        ]
+    return readings
+
+
 EXPERIMENTS = [
     Experiment(
         name="nutshell-backprop",
@@ -157,6 +317,26 @@ EXPERIMENTS = [
         run=_run,
         seeds={"fast": range(2), "full": range(5)},
         measures={"nutshell-backprop": _measure},
+        tolerance=0.01,
+    ),
+    Experiment(
+        name="nutshell-homework",
+        summary="derivatives of softmax, cross entropy and two layers, by hand, against autograd",
+        trial=HomeworkTrial,
+        trials=_homework_trials,
+        run=_homework,
+        seeds={"fast": range(1), "full": range(5)},
+        measures={"nutshell-softmax": _measure_homework, "nutshell-homework": _measure_homework},
+        tolerance=1e-12,
+    ),
+    Experiment(
+        name="nutshell-batch",
+        summary="variance, loss and time against the size of a batch",
+        trial=BatchTrial,
+        trials=_batch_trials,
+        run=_batches_of,
+        seeds={"fast": range(1), "full": range(5)},
+        measures={"nutshell-batch": _measure_batch, "nutshell-online": _measure_batch},
         tolerance=0.01,
     ),
 ]

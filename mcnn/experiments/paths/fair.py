@@ -197,6 +197,17 @@ RATES: dict[float, dict[str, float]] = {
         "small dense, 2 hidden layers": 0.025,
         "phew, weights kept": 0.2,
     },
+    0.2: {
+        "uniform": 0.1,
+        "sobol": 0.2,
+        "random mask": 0.1,
+        "erk": 0.1,
+        "snip": 0.1,
+        "synflow": 0.05,
+        "phew": 0.1,
+        "rigl": 0.1,
+        "phew, weights kept": 0.1,
+    },
 }
 # The best generator of paths, and the best mask that stays.
 BEST: dict[float, tuple[str, str]] = {
@@ -204,6 +215,7 @@ BEST: dict[float, tuple[str, str]] = {
     0.005: ("uniform", "phew, weights kept"),
     0.02: ("permutation", "erk"),
     0.05: ("bidirectional", "erk"),
+    0.2: ("uniform", "phew"),
 }
 
 

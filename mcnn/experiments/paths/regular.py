@@ -190,7 +190,7 @@ EXPERIMENTS = [
         trial=RegularTrial,
         trials=_trials,
         run=_run,
-        seeds={"fast": range(2), "full": range(10)},
+        seeds={"fast": range(2), "full": range(30)},
         measures={"paths-regular": _measure},
         tolerance=0.01,
     ),

@@ -15,7 +15,7 @@ LAYERS, LEDGER, RECORDS, CIRCLES = "Foundation", "The ledger knows", "The librar
 # What is appended to a module, and the contracts that it breaks.
 PLANTED = {
     "mcnn/paths/graph.py": ("from mcnn.training import fit", {LAYERS, CIRCLES}),
-    "mcnn/native.py": ("import mcnn.density", {LAYERS, CIRCLES}),
+    "mcnn/native.py": ("import mcnn.density", {LAYERS, LEDGER, CIRCLES}),  # records name it
     "mcnn/density/theory.py": ("from mcnn.paths import graph", {CIRCLES}),
     "mcnn/paths/sobol.py": ("from mcnn.paths import nets", {CIRCLES}),
     "mcnn/relu/pool.py": ("from mcnn.ledger import project", {RECORDS}),

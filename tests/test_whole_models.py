@@ -99,6 +99,8 @@ EXEMPT = {
     "mcnn.partition.model.cycle_outputs": "calls the model",
     "mcnn.paths.export.export_onnx": "is to_dense_model or to_gather_model, written to a file",
     "mcnn.integral.regroup.difference": "calls two models",
+    "mcnn.interpreter": "calls the model",
+    "mcnn.kinetics": "a network of reactions is no network of neurons",
     "mcnn.integral.regroup.InputReLU": "is put around a layer",
     "mcnn.integral.restore.learn": "trains what it is given",
     "mcnn.paths.regular.Redrawn": "reads weights at each call, and writes to none",

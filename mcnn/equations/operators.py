@@ -64,7 +64,7 @@ class Operator(nn.Module):
 
 
 class Hammerstein(Operator):
-    """A kernel of two points, times an activation of the solution.
+    r"""A kernel of two points, times an activation of the solution.
 
     Parameters
     ----------
@@ -74,8 +74,8 @@ class Hammerstein(Operator):
         A name in :data:`ACTIVATIONS`: ``"relu"`` as the layers of the talk have it, ``"identity"``
         for linear equations.
     bound
-        The largest gain max_y ∫ |w(x, y)| dx, below one; a kernel that has more is scaled down to
-        it, so that a training never leaves the contractions.
+        The largest gain :math:`\max_y\int|w(x,y)|\,dx`, below one; a kernel that has more is scaled
+        down to it, so that a training never leaves the contractions.
 
     Raises
     ------

@@ -36,11 +36,11 @@ class Svd(NamedTuple):
     Attributes
     ----------
     left
-        [k, *output shape].
+        [k, ...], then the shape of an output.
     values
         [k].
     right
-        [k, *input shape].
+        [k, ...], then the shape of an input.
     """
 
     left: Tensor

@@ -249,6 +249,7 @@ def sign(verdict: str) -> str:
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Write a Markdown table; bars inside a cell would end it."""
+    """Write a Markdown table; bars and line breaks inside a cell would end it."""
     table = [list(head), ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in x) + " |" for x in table)
+    cells = ([" ".join(c.split()).replace("|", "\\|") for c in row] for row in table)
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)

@@ -234,3 +234,9 @@ def test_what_made_the_records_is_said(checkout):
     assert "3 trials, 1 of them by older code, made on" in report.made_by(NAME).text
     records.path(NAME, checkout / "results").unlink()
     assert "0 trials, made on nothing yet" in report.made_by(NAME).text
+
+
+def test_a_cell_is_one_line_whatever_is_in_it():
+    assert tables.markdown(["a"], [["one\n  two | three\n"]]).splitlines()[2:] == [
+        "| one two \\| three |"
+    ]

@@ -115,7 +115,10 @@ def test_a_layer_may_be_called_more_than_once(make, call):
 @every_layer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_compiler_leaves_it_or_is_refused(make, dtype):
-    """It does not look into a segment where a partition keeps its labels; a hashed one has none."""
+    """It does not look into a segment where a partition keeps its labels; a hashed one has none.
+
+    That one is refused where a loop in C drops; operators of other types are left to PyTorch.
+    """
     torch.compiler.reset()
     nets = [network(make).to(dtype) for _ in range(2)]
 
@@ -123,7 +126,7 @@ def test_a_compiler_leaves_it_or_is_refused(make, dtype):
     def run(x):
         return checkpoint(nets[1], x, use_reentrant=False).square().sum()
 
-    if "Hashed" in repr(nets[1]):
+    if "Hashed" in repr(nets[1]) and dtype == torch.float32:
         with pytest.raises(UsageError, match="do not compile"):
             run(inputs(0).to(dtype)).backward()
         return

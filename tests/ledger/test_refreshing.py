@@ -140,7 +140,7 @@ def test_the_verdict_waits_until_the_trial_is_made_anew(tmp_path, only, capsys):
     note(tmp_path, only, TODAY, OLD)
     for seed in range(9):
         held(tmp_path, seed, metrics=wrong if seed == 1 else None)
-    rest = {"slide": "1", "quote": "q", "role": "talk", "kind": "value", "protocol": "p"}
+    rest = {"slide": "1", "quote": "q", "role": "extension", "kind": "value", "protocol": "p"}
     rest |= {"metric": "m", "quantity": "u", "seeds": 3, "notebook": "n", "cell": "c"}
     test = {"reading": "three", "accept": (-9, 9), "reason": "any"}
     named = {"id": "fake-claim", "source": "x", "experiment": NAME, "where": {"size": "3"}}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torchdiffeq
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,6 +45,8 @@ def systems(seed: int) -> Tensor:
     sign = torch.tensor([1.0, -1.0], dtype=torch.float64)
     u = torch.rand(DRAWS, 2, dtype=torch.float64, generator=generator)
     start = (math.log(0.5) + u * math.log(4)).exp()  # 1/2 to 2 equilibria
+
+    import torchdiffeq  # takes a while
 
     def field(t: Tensor, state: Tensor) -> Tensor:
         return sign * rate * state * (1 - state.flip(-1))
@@ -101,6 +102,8 @@ class _Differential(nn.Module):
                 p.mul_(0.1)
 
     def forward(self, start: Tensor) -> Tensor:
+        import torchdiffeq
+
         def field(t: Tensor, a: Tensor) -> Tensor:
             return self.net(torch.cat([t.expand(len(a), 1) / HORIZON, a], 1))
 

@@ -10,7 +10,7 @@ import json
 import re
 from importlib.metadata import files
 from pathlib import Path
-from shutil import copy2
+from shutil import copy2, rmtree
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -59,7 +59,7 @@ def _copy(app: Sphinx, error: Exception | None) -> None:
         return
     for file in files(_PACKAGE):
         name = file.as_posix().partition("/static/mathjax/")[2]
-        if name.startswith(_NEEDED):
+        if name.startswith(_NEEDED) and "all-packages" not in name:  # each comes alone, too
             target = Path(app.outdir, "_static", "mathjax", name)
             target.parent.mkdir(parents=True, exist_ok=True)
             copy2(file.locate(), target)
@@ -97,7 +97,10 @@ def _drop_outputs(app: Sphinx, error: Exception | None) -> None:
 
 
 def _lighten(app: Sphinx, error: Exception | None) -> None:
-    """Give figures a palette, which halves them, and leave out fonts for browsers of long ago."""
+    """Give figures a palette, which makes them small, and leave out what no reader gets to see.
+
+    That is fonts for browsers of long ago, and the theme's words in other languages.
+    """
     if error or app.builder.format != "html":
         return
     for file in Path(app.outdir, "_images").glob("*.png"):
@@ -110,3 +113,4 @@ def _lighten(app: Sphinx, error: Exception | None) -> None:
     for font in Path(app.outdir, "_static").rglob("*.ttf"):
         if font.with_suffix(".woff2").exists():
             font.unlink()
+    rmtree(Path(app.outdir, "_static", "locales"), ignore_errors=True)

@@ -313,7 +313,10 @@ def test_memory_does_not_grow_with_the_repetitions():
             assert out.requires_grad
     assert held["implicit", 0.9][1] > 1.5 * held["implicit", 0.3][1]
     assert held["implicit", 0.9][0] == held["implicit", 0.3][0]
-    assert held["unrolled", 0.9][0] > 1.5 * held["unrolled", 0.3][0]
+    bytes_more, more = (
+        a - b for a, b in zip(held["unrolled", 0.9], held["unrolled", 0.3], strict=True)
+    )
+    assert bytes_more >= more * 4 * 32 * 8 > 0, "a solution for each repetition"
 
 
 def test_only_the_kernel_is_in_the_state():

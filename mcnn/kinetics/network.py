@@ -25,6 +25,7 @@ from mcnn.kinetics import leap, ssa
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+_RUNAWAY = 1e9  # concentrations this many times as large as at the start have no end
 _TERM = re.compile(r"(?:(\d+)\s*\*?\s*)?([A-Za-z_]\w*)")
 
 
@@ -164,7 +165,13 @@ class Network:
         if not t[-1] > 0:
             return torch.from_numpy(start * self.volume).expand(len(t), -1).clone()
 
-        def drift(_: float, c: np.ndarray) -> np.ndarray:
+        most = _RUNAWAY * (1 + float(np.abs(start).max()))
+
+        def drift(t: float, c: np.ndarray) -> np.ndarray:
+            if not (np.abs(c) < most).all():  # the solver would go on in ever smaller steps
+                raise UsageError(
+                    f"the mean field of {self} may run away: it does at time {t:g}; choose earlier times"
+                )
             return self.drift(torch.from_numpy(c)).numpy()
 
         options = {"method": "LSODA", "rtol": 1e-10, "atol": 1e-12, "t_eval": np.unique(t.numpy())}

@@ -170,7 +170,8 @@ class Network:
         def drift(t: float, c: np.ndarray) -> np.ndarray:
             if not (np.abs(c) < most).all():  # the solver would go on in ever smaller steps
                 raise UsageError(
-                    f"the mean field of {self} may run away: it does at time {t:g}; choose earlier times"
+                    f"the mean field of {self} may run away: it does at time {t:g}; "
+                    "choose earlier times"
                 )
             return self.drift(torch.from_numpy(c)).numpy()
 

@@ -518,8 +518,8 @@ def _process(rank, folder):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_parallel_processes_have_the_same_parts(tmp_path):
-    method = "spawn" if torch.cuda.is_available() else "fork"  # the GPU's threads do not fork
-    torch.multiprocessing.start_processes(_process, (str(tmp_path),), 2, start_method=method)
+    # Spawned: threads of a GPU, or of autograd if another test has started some, do not fork.
+    torch.multiprocessing.start_processes(_process, (str(tmp_path),), 2, start_method="spawn")
     first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
     assert all(map(torch.equal, first[0], second[0]))
     assert not torch.equal(first[0][2], first[0][3]), "another cycle, other parts"

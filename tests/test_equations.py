@@ -319,6 +319,22 @@ def test_memory_does_not_grow_with_the_repetitions():
     assert bytes_more >= more * 4 * 32 * 8 > 0, "a solution for each repetition"
 
 
+def test_no_functions_have_no_solutions():
+    for gradient in equations.GRADIENTS:
+        layer = NeuralIntegralEquation(fourier(0.3), n=8, gradient=gradient, dtype=F64)
+        assert layer(torch.zeros(0, 8, dtype=F64)).shape == (0, 8)
+
+
+def test_second_derivatives_are_right_or_refused():
+    """As a penalty on a gradient needs them; implicit ones would leave terms out."""
+    source = torch.ones(2, 8, dtype=F64, requires_grad=True)
+    layer = NeuralIntegralEquation(fourier(0.3), n=8, gradient="unrolled", tol=1e-12, dtype=F64)
+    assert torch.autograd.gradgradcheck(lambda f: layer(f).square(), source)
+    layer.gradient = "implicit"
+    with pytest.raises(UsageError, match="second derivatives"):
+        torch.autograd.grad(layer(source).square().sum(), source, create_graph=True)
+
+
 def test_only_the_kernel_is_in_the_state():
     layer, _ = layer_of("fourier")
     assert list(layer.state_dict()) == ["operator.kernel.weight"]

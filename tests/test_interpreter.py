@@ -100,6 +100,7 @@ HELD = {
     "hardswish": nn.Hardswish(),
     "silu": nn.SiLU(),
     "gelu": nn.GELU(),
+    "gelu of a tanh": nn.GELU("tanh"),
     "instance norm": nn.InstanceNorm2d(4, affine=True),
     "group norm": nn.GroupNorm(2, 4),
     "layer norm": nn.LayerNorm([4, 6, 6]),
@@ -135,7 +136,7 @@ def test_of_a_piecewise_linear_network_the_matrix_is_the_jacobian(name):
     assert system.is_derivative
 
 
-@pytest.mark.parametrize("name", ["hardswish", "silu", "gelu"])
+@pytest.mark.parametrize("name", ["hardswish", "silu", "gelu", "gelu of a tanh"])
 def test_a_gate_that_bends_is_held_and_the_matrix_is_no_derivative(name):
     x = drawn(1, 4, 6, 6)
     system = interpreter.linear(HELD[name], x)
@@ -300,3 +301,9 @@ def test_sizes_are_checked():
 def test_gradients_go_through_the_held_network():
     held = interpreter.linear(made(PIECEWISE["stack"]), drawn(1, 4, 6, 6))._held
     assert torch.autograd.gradcheck(held, drawn(1, 4, 6, 6, seed=3).requires_grad_())
+
+
+def test_a_rule_that_gives_another_answer_is_refused(monkeypatch):
+    monkeypatch.setitem(interpreter.rules._GATES, "relu", lambda z: (torch.ones_like(z), None))
+    with pytest.raises(UsageError, match="relu in layer '1' .* does not give its own answer"):
+        interpreter.linear(nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-1.0, 2.0]]))

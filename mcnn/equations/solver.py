@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mcnn.errors import McnnError, unknown
+from mcnn.errors import McnnError, UsageError, unknown
 
 GRADIENTS = ("implicit", "unrolled")
 
@@ -79,7 +79,7 @@ def fixed_point(
 
 
 def _largest(v: Tensor) -> float:
-    return float(torch.linalg.vector_norm(v, math.inf))
+    return float(torch.linalg.vector_norm(v, math.inf)) if v.numel() else 0.0
 
 
 def _diagnosis(changes: list[float], tol: float, damping: float) -> str:
@@ -128,7 +128,7 @@ def solve(
     ContractionError
         From here, or from the backward pass.
     UsageError
-        For an unknown gradient.
+        For an unknown gradient; from a backward pass that is to be differentiated itself.
     """
     if gradient not in GRADIENTS:
         raise unknown("gradient", gradient, GRADIENTS)
@@ -148,6 +148,11 @@ def solve(
         def adjoint(given: Tensor | None) -> Tensor | None:
             if given is None:  # nothing depends on the solution
                 return None
+            if torch.is_grad_enabled():  # as in a backward pass with create_graph=True
+                raise UsageError(
+                    "implicit gradients have no derivative of their own: for second derivatives "
+                    'choose gradient="unrolled"'
+                )
 
             def back(v: Tensor) -> Tensor:
                 (turned,) = torch.autograd.grad(again, state, v, retain_graph=True)

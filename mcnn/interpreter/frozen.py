@@ -77,7 +77,8 @@ class Frozen(nn.Module):
             run = node.target
         else:
             try:
-                run = rules.rule(rules.Call(node.target, args, moves, value))
+                run = rules.rule(rules.Call(node.target, args, kwargs, moves, value))
+                _check(run(*args, **kwargs), value)
             except rules.Refusal as why:
                 raise UsageError(_refused(node, str(why), places)) from None
             self.smooth |= {rules.kind(node.target)} & rules.SMOOTH
@@ -101,6 +102,15 @@ class Frozen(nn.Module):
             )
             values[step.name] = step.run(*args, **kwargs)
         return values[self._result]
+
+
+def _check(held: Any, value: Any) -> None:
+    """Refuse an operation whose rule gives another answer than it does, at the input itself."""
+    first, right = (tree_leaves(v)[0].detach() for v in (held, value))
+    if right.numel():
+        least = torch.finfo(right.dtype).eps ** 0.5 * max(1.0, float(right.abs().max()))
+        if not torch.allclose(first, right, rtol=0, atol=least, equal_nan=True):
+            raise rules.Refusal("held, it does not give its own answer")
 
 
 def _among(moving: set[Node], argument: Any) -> bool:

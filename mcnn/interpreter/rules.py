@@ -15,6 +15,7 @@ An operation that is in no line is refused.
 A rule gets the operation with its arguments at the input, and returns what takes its place.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,16 +38,17 @@ class Call:
     ----------
     op
         Of ``torch.ops.aten``.
-    args
-        Its positional arguments, as values.
+    args, kwargs
+        Its arguments, as values.
     moves
-        Which of them depend on the input.
+        Which of the positional ones depend on the input.
     value
         What came out.
     """
 
     op: Any
     args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     moves: tuple[bool, ...]
     value: Any
 
@@ -74,7 +76,7 @@ def rule(call: Call) -> Replay:
     if name in _GATES:
         if any(call.moves[1:]):
             raise Refusal("its limits depend on the input")
-        return _held(*_GATES[name](*call.args))
+        return _held(*_GATES[name](*call.args, **call.kwargs))
     raise Refusal(WHY.get(name, "it is neither linear nor a gate"))
 
 
@@ -175,6 +177,13 @@ def _times(share: Callable[[Tensor], Tensor]) -> Callable[..., _Gate]:
     return lambda z, *_: (share(z), None)
 
 
+def _gelu(z: Tensor, approximate: str = "none") -> _Gate:
+    if approximate == "none":
+        return torch.special.ndtr(z), None
+    # GPT-2's: the logistic function of a cubic, since (1 + tanh u) / 2 is that of 2u.
+    return (2 * math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)).sigmoid(), None
+
+
 _GATES: dict[str, Callable[..., _Gate]] = {
     "relu": _relu,
     "hardtanh": _hardtanh,
@@ -190,7 +199,7 @@ _GATES: dict[str, Callable[..., _Gate]] = {
     "hardshrink": lambda z, at=0.5: ((z.abs() > at).to(z.dtype), None),
     "hardswish": _times(lambda z: (z / 6 + 0.5).clamp(0, 1)),
     "silu": _times(torch.sigmoid),
-    "gelu": _times(lambda z: torch.special.ndtr(z)),
+    "gelu": _gelu,
 }
 # These bend between their gates' ends: with the gate held, A is no derivative of the network.
 SMOOTH = {"hardswish", "silu", "gelu"}

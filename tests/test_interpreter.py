@@ -305,5 +305,5 @@ def test_gradients_go_through_the_held_network():
 
 def test_a_rule_that_gives_another_answer_is_refused(monkeypatch):
     monkeypatch.setitem(interpreter.rules._GATES, "relu", lambda z: (torch.ones_like(z), None))
-    with pytest.raises(UsageError, match="relu in layer '1' .* does not give its own answer"):
+    with pytest.raises(UsageError, match=r"relu in layer '1' .* does not give its own answer"):
         interpreter.linear(nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-1.0, 2.0]]))

@@ -90,9 +90,13 @@ def draw(ideas: dict[str, dict[str, Any]]) -> str:
             y0, y1 = y0 + high / 2, y1 - high / 2
             x0, x1 = x0 + 0.18 * (x1 - x0), x1 - 0.18 * (x1 - x0)
             parts.append(f'<path d="M{x0:.0f} {y0:.0f}L{x1:.0f} {y1 - 3:.0f}"/>')
-            # What leads sideways says so higher up than what leads straight down.
-            along = 0.75 if x0 == x1 else 0.35
-            x, y = x0 + 0.7 * (x1 - x0), y0 + along * (y1 - y0) + 4
+            # Where two arrows meet or part, what leads sideways says so at another height.
+            across, down = 0.7, 0.35
+            if row[stem] - row[before] > 1:  # past a box of the row between
+                across, down = 0.8, 0.8
+            if x0 == x1:
+                down = 0.75 if row[stem] - row[before] == 1 else 0.5
+            x, y = x0 + across * (x1 - x0), y0 + down * (y1 - y0) + 4
             parts.append(f'<text class="why" x="{x:.0f}" y="{y:.0f}">{html.escape(label)}</text>')
     for stem, idea in ideas.items():
         x, y = centre[stem]

@@ -5,6 +5,7 @@ Text is dark enough for a light page; on a dark one the book's style sheet turns
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -203,26 +204,44 @@ def band(
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
 
 
-def unit_interval(ax: "Axes", density: Sequence[float], samples: Sequence[float]) -> None:
-    """Draw a discrete density as pieces of the unit interval, and samples that fall into them.
+def unit_interval(ax: "Axes", weight: Sequence[float], samples: Sequence[float]) -> None:
+    """Draw a neuron's weights as pieces of the unit interval, and samples that fall into them.
+
+    A piece has the colour of its sign; below it stands how many samples hit it, with that sign.
+    Thin lines part the interval into as many equal parts as there are samples.
 
     Parameters
     ----------
     ax
         Where to draw.
-    density
-        [n] probabilities, which sum to 1.
+    weight
+        [n] numbers, not all zero; their magnitudes are in proportion to the pieces.
     samples
         [S] numbers in [0, 1).
+
+    Raises
+    ------
+    ValueError
+        If all weights are zero.
     """
-    edges = np.concatenate([[0.0], np.cumsum(density)])
-    colours = list(PALETTE.values())
-    for i, (left, width) in enumerate(zip(edges[:-1], density, strict=True)):
-        colour = colours[i % len(colours)]
-        ax.barh(0, width, left=left, height=0.5, color=colour, alpha=0.55, linewidth=0)
-        ax.text(left + width / 2, 0, str(i + 1), ha="center", va="center")
+    size = np.abs(weight)
+    if not size.sum() > 0:
+        raise ValueError("no weight has a size above zero: there is no density to draw")
+    edges = np.concatenate([[0.0], np.cumsum(size / size.sum())])
+    # The piece of a sample is the last that begins at it or before: pieces of no length get none.
+    counts = np.bincount(np.searchsorted(edges[1:-1], samples, "right"), minlength=len(size))
+    for i, (left, right) in enumerate(pairwise(edges)):
+        colour = PALETTE["orange" if weight[i] < 0 else "blue"]
+        middle = (left + right) / 2
+        ax.barh(0, right - left, left=left, height=0.5, color=colour, alpha=0.55, edgecolor="white")
+        ax.text(middle, 0, str(i + 1), ha="center", va="center")
+        sign = "\N{MINUS SIGN}" if weight[i] < 0 and counts[i] else ""
+        ax.text(middle, -0.45, f"{sign}{counts[i]}", ha="center", va="center")
+    parts = np.linspace(0, 1, len(samples) + 1)
+    ax.vlines(parts, 0.3, 0.6, color=GREY, linewidth=0.6)
     ax.plot(samples, np.full(len(samples), 0.45), linestyle="none", marker="v", color=GREY)
-    ax.set(xlim=(0, 1), ylim=(-0.3, 0.6), yticks=[])
+    ax.text(-0.01, -0.45, "counts", ha="right", va="center")
+    ax.set(xlim=(0, 1), ylim=(-0.65, 0.65), yticks=[])
     ax.grid(visible=False)
     ax.spines["left"].set_visible(False)
 

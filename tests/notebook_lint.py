@@ -13,7 +13,6 @@ import nbformat
 
 LONGEST_CELL = 30  # lines of code; what is longer belongs into the package
 MOST_INTERVALS = 3  # in a paragraph; more of them stand in a table
-NOT_YET = ("nutshell", "relu")  # pages that still show figures without a word, and empty toggles
 DEFAULTS = {"profile": "fast", "device": "auto"}
 
 _HERE = re.escape(str(Path(__file__).resolve().parents[1]))
@@ -36,9 +35,7 @@ def faults(path: Path) -> list[str]:
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     if not any(cell.outputs for cell in code):
         return [f"{path}: has no outputs: record them with `make notebooks`"]
-    found = [*_of_notebook(notebook, code)]
-    if path.stem not in NOT_YET:
-        found += _of_page(notebook.cells)
+    found = [*_of_notebook(notebook, code), *_of_page(notebook.cells)]
     if "_" not in path.stem:  # a further page of a chapter has no answer of its own
         found += _of_answer(notebook.cells)
     for number, cell in enumerate(code, 1):

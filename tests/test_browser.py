@@ -196,3 +196,28 @@ def _check_mathematics(page):
     formulas = page.query_selector_all(".bd-article .math")
     assert all(formula.query_selector("mjx-container svg") for formula in formulas)
     assert not page.query_selector_all("mjx-merror, [data-mjx-error]")
+
+
+@pytest.mark.parametrize("name", [name for name in CONTENT if name.startswith("notebooks/")])
+def test_a_table_of_claims_is_whole_on_a_desktop(browser, address, name):
+    page, _ = look(browser, f"{address}/{name}")
+    page.wait_for_load_state("networkidle")
+    told = page.locator(".pst-scrollable-table-container:has(th:last-child:text-is('verdict'))")
+    hidden = told.evaluate_all("all => all.map(box => box.scrollWidth - box.clientWidth)")
+    assert hidden == [0] * len(hidden)
+    page.close()
+
+
+def test_no_two_ideas_of_the_map_share_a_place(browser, address):
+    page, _ = look(browser, f"{address}/book/intro.html")
+    places = "all => all.map(b => [b.x.baseVal.value, b.y.baseVal.value].join())"
+    boxes = page.eval_on_selector_all(".mcnn-ideas rect", places)
+    assert len(boxes) == len(set(boxes)) > 9
+    texts = "all => all.map(t => { const r = t.getBoundingClientRect(); "
+    texts += "return [r.left, r.right, r.top, r.bottom] })"
+    labels = page.eval_on_selector_all(".mcnn-ideas .why", texts)
+    for i, (left, right, top, bottom) in enumerate(labels):
+        for west, east, north, south in labels[:i]:
+            apart = left > east or right < west or top > south - 2 or bottom < north + 2
+            assert apart, "two labels collide"
+    page.close()

@@ -5,11 +5,12 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
-from mcnn import figures
+from mcnn import density, figures, sampling
 from mcnn.errors import UsageError
 from mcnn.stats import interval
 
@@ -106,3 +107,16 @@ def test_a_line_that_ends_or_leaves_inside_the_frame_is_labelled_there(ax):
     figures.label_lines(ax)
     places = {text.get_text(): text.xy for text in ax.texts}
     assert places == {"short": pytest.approx((0.4, 0.5)), "leaves": pytest.approx((0.2, 0.3))}
+
+
+def test_the_unit_interval_counts_as_the_sampler_does():
+    weight = torch.tensor([[0.9, -0.3, 0.0, 0.1, -0.5, 0.2]])  # [1, 6]
+    counts = density.sample_counts(weight, samples=8, seed=3)[0].tolist()
+    xi = sampling.points(8, 1, "jittered", seed=3).flatten().tolist()
+    _, ax = plt.subplots()
+    figures.unit_interval(ax, weight[0].tolist(), xi)
+    below = [t for t in ax.texts if t.get_position()[1] < 0 and t.get_text() != "counts"]
+    assert [int(t.get_text().replace("\N{MINUS SIGN}", "-")) for t in below] == counts
+    with pytest.raises(ValueError, match="no density"):
+        figures.unit_interval(ax, [0.0, 0.0], xi)
+    plt.close()

@@ -60,10 +60,18 @@ class _Ideas(_Figure):
 
 
 def rows(ideas: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """Return how many steps each idea is from the start, along the longest way."""
+    """Return how many steps each idea is from the start, along the longest way.
+
+    An idea whose place is taken stands below.
+    """
     found: dict[str, int] = {}
+    taken: set[tuple[int, int]] = set()
     for stem, idea in ideas.items():
-        found[stem] = 1 + max((found[before] for before in idea.get("from", {})), default=-1)
+        row = 1 + max((found[before] for before in idea.get("from", {})), default=-1)
+        while (idea["column"], row) in taken:
+            row += 1
+        found[stem] = row
+        taken.add((idea["column"], row))
     return found
 
 
@@ -82,7 +90,13 @@ def draw(ideas: dict[str, dict[str, Any]]) -> str:
             y0, y1 = y0 + high / 2, y1 - high / 2
             x0, x1 = x0 + 0.18 * (x1 - x0), x1 - 0.18 * (x1 - x0)
             parts.append(f'<path d="M{x0:.0f} {y0:.0f}L{x1:.0f} {y1 - 3:.0f}"/>')
-            x, y = x0 + 0.7 * (x1 - x0), y0 + 0.6 * (y1 - y0) + 4
+            # Where two arrows meet or part, what leads sideways says so at another height.
+            across, down = 0.7, 0.35
+            if row[stem] - row[before] > 1:  # past a box of the row between
+                across, down = 0.8, 0.8
+            if x0 == x1:
+                down = 0.75 if row[stem] - row[before] == 1 else 0.5
+            x, y = x0 + across * (x1 - x0), y0 + down * (y1 - y0) + 4
             parts.append(f'<text class="why" x="{x:.0f}" y="{y:.0f}">{html.escape(label)}</text>')
     for stem, idea in ideas.items():
         x, y = centre[stem]

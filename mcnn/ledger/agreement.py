@@ -21,7 +21,12 @@ With :math:`s_k` the spread of metric k over the recorded seeds of the same conf
 .. math:: z_k=\frac{x_k-x_k'}{\sqrt 2\,s_k}
 
 has about unit size for independent draws, and the median of all sizes tells agreement (1 or less)
-from a change that matters; no single one may be far out, where several seeds say what that is.
+from a change that matters.
+No single one may be far out either, where several seeds say what that is.
+Of normal draws z has Student's t distribution, whose tails are long where seeds are few: of four
+other seeds and a hundred metrics one is beyond 8 in every third trial that did not change.
+So the bound is what the largest of as many metrics exceeds once in a hundred trials, and 8 at
+least, as not all metrics are normal.
 Metrics that do not vary over seeds, such as counts and identities, must repeat: those that are
 zero, and those that are the same for several other seeds.
 Where code, processor and versions are those of the record, nothing may be off by more than the
@@ -39,9 +44,11 @@ from typing import Any
 
 from mcnn.ledger.provenance import LIBRARIES
 from mcnn.ledger.records import Record
+from mcnn.stats import student
 
-# Up to which runs are draws of one distribution: the median of z, and the largest z.
+# Up to which runs are draws of one distribution: the median of z, and the largest z at least.
 TYPICAL, LARGEST = 2.0, 8.0
+BY_CHANCE = 0.01  # how often the largest z is beyond its bound where nothing has changed
 RELATIVE, SHARE, ROUNDING = 1e-5, 0.1, 1e-13
 SEVERAL = 4  # other seeds that show how, and whether, a metric varies: fewer are often alike
 
@@ -115,6 +122,25 @@ def allowed(place: str, old: float, tolerance: float, spread: float) -> float:
     return min(tolerance, max(ROUNDING, RELATIVE * abs(old), SHARE * spread))
 
 
+def largest_by_chance(metrics: int, others: int) -> float:
+    """Return the bound of the largest z.
+
+    Parameters
+    ----------
+    metrics
+        How many there are.
+    others
+        Other seeds that their spread is taken from, at least 2.
+
+    Examples
+    --------
+    >>> round(largest_by_chance(100, others=4), 1), largest_by_chance(100, others=9)
+    (28.0, 8.0)
+    """
+    beyond = BY_CHANCE / 2 / metrics  # on each side, of each metric: they may depend on each other
+    return max(LARGEST, -student(beyond, others))
+
+
 def compare(
     record: Record,
     metrics: dict[str, Any],
@@ -166,7 +192,7 @@ def compare(
                 return Agreement(
                     "DIFFERS", largest, f"{text}; made by the same code, processor and versions"
                 )
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = {}  # z by place
     for place, (change, limit, spread, several) in changes.items():
         constant = spread == 0 and (before[place] == 0 or several >= SEVERAL)
         if constant and change > limit:
@@ -182,7 +208,7 @@ def compare(
     typical = median(scores.values())
     text += f"; {typical:.2g} times the spread of {len(draws)} other seeds"
     far = max(scores, key=scores.get, default="")
-    if len(draws) >= SEVERAL and far and scores[far] > LARGEST:
+    if len(draws) >= SEVERAL and far and scores[far] > largest_by_chance(len(scores), len(draws)):
         return Agreement("DIFFERS", largest, f"{text}, {scores[far]:.2g} times at {far}")
     return Agreement("consistent" if typical <= TYPICAL else "DIFFERS", largest, text)
 

@@ -87,8 +87,8 @@ document.querySelectorAll(".mcnn-halfspace:not([data-ready])").forEach(function 
     const show = v => v.toFixed(2).replace("-", "\\u2212");
     angle.nextElementSibling.textContent = angle.value + "\\u00b0";
     offset.nextElementSibling.textContent = show(b);
-    part("text").textContent = "W\\u00b9 = (" + w.map(show).join(", ") + "), "
-      + "W\\u00b2 = \\u2212W\\u00b9 transposed; the neuron is active for "
+    part("text").textContent = "W\\u00b9 = (" + w.map(show).join(", ") + "), b = " + show(b)
+      + ", W\\u00b2 = \\u2212W\\u00b9 transposed; the neuron is active for "
       + moved + " of " + points.length + " points.";
   }
 
@@ -163,11 +163,12 @@ class HalfspacePicture:
         rounded = [[round(v, 3) for v in point] for point in self.points.tolist()]
         still, active = self._still(rounded)
         w = [cos(radians(self.angle)), sin(radians(self.angle))]
+        first = {"angle": self.angle, "offset": self.offset, "shown": _shown(self.offset)}
         text = (
-            f"W¹ = ({', '.join(map(_shown, w))}), W² = \N{MINUS SIGN}W¹ transposed; "
+            f"W¹ = ({', '.join(map(_shown, w))}), b = {first['shown']}, "
+            "W² = \N{MINUS SIGN}W¹ transposed; "
             f"the neuron is active for {active} of {len(rounded)} points."
         )
-        first = {"angle": self.angle, "offset": self.offset, "shown": _shown(self.offset)}
         points = html.escape(json.dumps(rounded))
         return _PAGE.substitute(first, points=points, still=still, text=text).strip()
 

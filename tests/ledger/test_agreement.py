@@ -57,6 +57,17 @@ def test_a_single_number_far_out_is_not_lost_among_many():
     assert "metrics.curve[0]" in str(found)
 
 
+def test_few_seeds_and_many_numbers_raise_no_false_alarm():
+    """Of five seeds and 100 numbers, a bound of 8 would call a third of new draws a change."""
+    rng = random.Random(0)
+    alarms = 0
+    for _ in range(80):
+        seeds = [record(s, curve=[rng.gauss(0.9, 0.01) for _ in range(100)]) for s in range(5)]
+        fresh = {"curve": [rng.gauss(0.9, 0.01) for _ in range(100)]}
+        alarms += not agreement.compare(seeds[0], fresh, 1e-6, seeds).good
+    assert alarms <= 4  # about one is expected, and two dozen of a bound of 8
+
+
 def test_what_does_not_vary_over_seeds_must_repeat():
     many = drawn(10, useless=0)
     fresh = {"curve": many[1].metrics["curve"], "useless": 1}

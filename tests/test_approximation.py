@@ -273,7 +273,9 @@ def test_a_node_is_the_least_squares_solution():
     net = TreeNet(2, 20, **DOUBLE)
     fit(net, f.stages(x), seed=3)
     first, last = net[0].layers
-    hidden = (x @ first.weight.detach().view(20, 2).T + first.bias.detach()).clamp(min=0)
+    before = x @ first.weight.detach().view(20, 2).T + first.bias.detach()
+    assert float(before.abs().min(0).values.max()) < 1e-12, "each kink goes through an input"
+    hidden = before.clamp(min=0)
     design = np.concatenate([hidden.numpy(), np.ones((500, 1))], 1)
     heights, *_ = np.linalg.lstsq(design, f(x).numpy(), rcond=None)
     found = torch.cat([last.weight, last.bias]).detach().numpy()

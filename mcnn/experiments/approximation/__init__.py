@@ -2,4 +2,4 @@
 
 from mcnn.experiments.approximation import built, pieces, sampled, trees
 
-EXPERIMENTS = [*sampled.EXPERIMENTS, pieces.EXPERIMENT, built.EXPERIMENT, trees.EXPERIMENT]
+EXPERIMENTS = [*sampled.EXPERIMENTS, pieces.EXPERIMENT, *built.EXPERIMENTS, trees.EXPERIMENT]

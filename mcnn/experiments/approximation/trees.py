@@ -125,7 +125,8 @@ def measure_error(records: Sequence[Record]) -> dict[str, list[float]]:
 
 def measure_slope(records: Sequence[Record]) -> dict[str, list[float]]:
     """Return slopes of errors against weights, and by how much more variables flatten them."""
-    return slopes([r for r in records if not r.config.turned], DIMENSIONS)
+    straight = [r for r in records if not r.config.turned]
+    return slopes(sorted(straight, key=lambda r: r.config.seed), DIMENSIONS)
 
 
 EXPERIMENT = Experiment(

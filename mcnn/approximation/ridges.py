@@ -7,8 +7,9 @@ What is an integral over them,
           \qquad u\text{ uniform in }[0,1]^k ,
 
 is a hidden layer of infinitely many units, one for each u.
-:class:`Bump` is the example with a formula, in any dimension; :class:`HiddenLayer` is a network
-that is there, whose sum over units is such an integral with k = 1.
+:class:`mcnn.approximation.Bump` is the example with a formula, in any dimension;
+:class:`mcnn.approximation.HiddenLayer` is a network that is there, whose sum over units is such an
+integral with k = 1.
 
 Source: slide "Curse of Dimensionality" of Y. Yao's talk: "Approximation by Sums of Ridge
 Functions".

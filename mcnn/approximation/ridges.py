@@ -27,16 +27,10 @@ _SMALLEST = 2.0**-54  # half of the distance of two points: no point becomes an 
 
 
 class Units(NamedTuple):
-    """Hidden units: max{0, weight x + bias}, and what each adds to the outputs.
+    """Hidden units: max{0, weight x + bias}, and the height that each has at the outputs.
 
-    Attributes
-    ----------
-    weight
-        [n, inputs].
-    bias
-        [n].
-    height
-        [n, outputs], not yet divided by n.
+    The weights are [n, inputs], the biases [n] and the heights [n, outputs], which are not yet
+    divided by n.
     """
 
     weight: Tensor

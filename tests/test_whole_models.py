@@ -100,6 +100,7 @@ EXEMPT = {
     "mcnn.paths.export.export_onnx": "is to_dense_model or to_gather_model, written to a file",
     "mcnn.integral.regroup.difference": "calls two models",
     "mcnn.interpreter": "calls the model",
+    "mcnn.approximation": "of a TreeNet of its own, or reads two layers",
     "mcnn.kinetics": "a network of reactions is no network of neurons",
     "mcnn.integral.regroup.InputReLU": "is put around a layer",
     "mcnn.integral.restore.learn": "trains what it is given",

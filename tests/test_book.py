@@ -78,6 +78,17 @@ def test_every_notebook_is_a_chapter():
     assert sorted(ideas) == STEMS, "the first page does not say what each chapter asks"
 
 
+def test_part_two_is_linked_from_where_it_goes_on():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    (part,) = [p for p in toc["parts"] if p.get("caption", "").startswith("Part two")]
+    ideas = yaml.safe_load((ROOT / "book" / "chapters.yml").read_text(encoding="utf-8"))
+    for chapter in part["chapters"]:
+        stem = Path(chapter["file"]).stem
+        for before in ideas[stem]["from"]:
+            text = (ROOT / "notebooks" / f"{before}.ipynb").read_text(encoding="utf-8")
+            assert f"({stem}.ipynb)" in text, f"{before} does not say that {stem} goes on from it"
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_chapter_and_its_reference_lead_to_each_other(stem):
     text = (ROOT / "book" / "api" / f"{stem}.rst").read_text(encoding="utf-8")

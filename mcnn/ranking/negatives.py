@@ -100,7 +100,7 @@ def variance(squares: Tensor, total: Tensor, q: Tensor) -> Tensor:
     Parameters
     ----------
     squares
-        [users, items], :math:`f_j^2`, or squared lengths where f is a vector; only candidates count.
+        [users, items], :math:`f_j^2`, or squared lengths where f is a vector, of candidates.
     total
         [users], :math:`F^2`, or the squared length of the whole sum.
     q

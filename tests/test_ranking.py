@@ -94,7 +94,7 @@ def test_what_is_no_file_of_ratings_is_one_line(tmp_path, capsys):
     one = torch.zeros(4, dtype=torch.int64)
     with pytest.raises(UsageError, match="twice"):
         ranking.leave_one_out(one, torch.tensor([1, 2, 3, 1]), one)
-    with pytest.raises(UsageError, match="no data set"):
+    with pytest.raises(UsageError, match="no ratings"):
         common.load("netflix", 0)
 
 
@@ -387,7 +387,7 @@ def test_a_command_ranks_a_file_of_ratings(tmp_path, capsys):
 
 def test_the_estimates_of_the_records():
     trial = estimates.EstimatesTrial(
-        dataset="generated", epochs=2, repeats=20, batch_size=256, seed=4
+        ratings="generated", epochs=2, repeats=20, batch_size=256, seed=4
     )
     found = estimates._run(trial, torch.device("cpu"))
     ps = [found["metric"][kind]["p"] for kind in ("hit", "ndcg")]
@@ -424,8 +424,8 @@ def test_the_order_of_models_is_kendalls(pairs):
 
 
 def test_the_models_of_the_records_are_measured():
-    trial = models.ModelsTrial(dataset="generated", epochs=2, batch_size=1024, seed=1)
-    found = models._run(trial, torch.device("cpu"))
+    trial = models.ModelsTrial(ratings="generated", epochs=6, every=1, batch_size=1024, seed=1)
+    found = models._run(trial, torch.device("cpu"))["models"]
     for name, look in found.items():
         assert set(models.METRICS) < set(look)
         if name != models.POPULARITY:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcnn.experiments.ranking.common import load
+from mcnn.experiments.ranking.common import fingerprint, load
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
 from mcnn.ranking import GMF, Dot, Interactions, NeuMF, negatives, ranks, sampled_ranks
@@ -29,7 +29,7 @@ SUMS = ("rank", "loss", "gradient")
 class EstimatesTrial(Trial):
     """A model, and how often is drawn what for it."""
 
-    dataset: str = "movielens"
+    ratings: str = "movielens"
     factors: int = 32
     spread: float = 0.1
     epochs: int = 5
@@ -43,7 +43,7 @@ class EstimatesTrial(Trial):
 
 
 def _run(trial: EstimatesTrial, device: torch.device) -> dict[str, Any]:
-    data = load(trial.dataset, trial.seed)
+    data = load(trial.ratings, trial.seed)
     seed = fold_in(trial.seed, 0)
     model = Dot(data.users, data.items, trial.factors, seed, trial.spread).to(device)
     learning = epochs(
@@ -59,6 +59,7 @@ def _run(trial: EstimatesTrial, device: torch.device) -> dict[str, Any]:
     scores = model.scores()
     generator = torch.Generator().manual_seed(fold_in(trial.seed, 2))
     return {
+        "fingerprint": fingerprint(trial.ratings),
         "metric": _metrics(scores, data, trial, generator),
         "sums": _sums(scores, data, trial, generator),
         "variance": _variances(model, scores, data, trial.powers),
@@ -211,7 +212,7 @@ def _generalise(model: Dot, scores: Tensor) -> dict[str, float]:
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[EstimatesTrial]:
-    fast = {"dataset": "generated", "epochs": 10, "repeats": 50, "batch_size": 256}
+    fast = {"ratings": "generated", "epochs": 10, "repeats": 50, "batch_size": 256}
     return [EstimatesTrial(seed=seed, **({} if profile == "full" else fast)) for seed in seeds]
 
 

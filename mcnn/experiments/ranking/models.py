@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcnn.experiments.ranking.common import load
+from mcnn.experiments.ranking.common import fingerprint, load
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.records import Record
 from mcnn.ranking import GMF, MLP, Dot, Interactions, NeuMF, hit_rate, ndcg, ranks
@@ -32,7 +32,7 @@ SHALLOW = (64, 8)  # the embeddings of three layers, and one layer
 class ModelsTrial(Trial):
     """All models on one data set."""
 
-    dataset: str = "movielens"
+    ratings: str = "movielens"
     epochs: int = 14
     every: int = 2
     batch_size: int = 1024
@@ -76,7 +76,7 @@ def build(trial: ModelsTrial, data: Interactions) -> dict[str, tuple[Ranker, Rec
 
 
 def _run(trial: ModelsTrial, device: torch.device) -> dict[str, Any]:
-    data = load(trial.dataset, trial.seed)
+    data = load(trial.ratings, trial.seed)
     models = build(trial, data)
     for model, _ in models.values():
         model.to(device)
@@ -98,7 +98,7 @@ def _run(trial: ModelsTrial, device: torch.device) -> dict[str, Any]:
         best = max(curve, key=lambda look: look["validation"])
         weights = sum(p.numel() for p in models[name][0].parameters())
         found[name] = best | {"weights": weights, "curve": curve}
-    return found
+    return {"fingerprint": fingerprint(trial.ratings), "models": found}
 
 
 def _look(scores: Tensor, data: Interactions, trial: ModelsTrial) -> dict[str, float]:
@@ -136,7 +136,7 @@ def _sign(x: float) -> int:
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[ModelsTrial]:
-    fast = {"dataset": "generated", "epochs": 8, "batch_size": 512}
+    fast = {"ratings": "generated", "epochs": 8, "batch_size": 512}
     return [ModelsTrial(seed=seed, **({} if profile == "full" else fast)) for seed in seeds]
 
 
@@ -145,7 +145,7 @@ def _minus(recorded: Sequence[Record], one: str, other: str) -> dict[str, list[f
     words = {key: key if key.startswith("NDCG") else f"hit rate {key}" for key in keys}
     return {
         f"{words[key]}, {one} minus {other}": [
-            r.metrics[one][key] - r.metrics[other][key] for r in recorded
+            r.metrics["models"][one][key] - r.metrics["models"][other][key] for r in recorded
         ]
         for key in keys
     }
@@ -165,7 +165,9 @@ def _measure_depth(recorded: Sequence[Record]) -> dict[str, list[float]]:
     pairs = (("MLP-2", "MLP-1"), ("MLP-3", "MLP-1"), ("MLP-3", "MLP-2"), ("MLP-3", "MLP-1, wide"))
     readings = {key: v for pair in pairs for key, v in _minus(recorded, *pair).items()}
     for name in (*(f"MLP-{depth}" for depth in TOWERS), "MLP-1, wide"):
-        readings[f"epoch chosen, {name}"] = [float(r.metrics[name]["epoch"]) for r in recorded]
+        readings[f"epoch chosen, {name}"] = [
+            float(r.metrics["models"][name]["epoch"]) for r in recorded
+        ]
     return readings
 
 
@@ -176,9 +178,9 @@ def _measure_paths(recorded: Sequence[Record]) -> dict[str, list[float]]:
 def _measure_order(recorded: Sequence[Record]) -> dict[str, list[float]]:
     chosen, learning = [], []
     for r in recorded:
-        looks = list(r.metrics.values())
+        looks = list(r.metrics["models"].values())
         chosen.append(tau(*([look[m] for look in looks] for m in METRICS)))
-        looks = [look for model in r.metrics.values() for look in model.get("curve", ())]
+        looks = [look for model in r.metrics["models"].values() for look in model.get("curve", ())]
         learning.append(tau(*([look[m] for look in looks] for m in METRICS)))
     return {"tau, models chosen": chosen, "tau, all models at all epochs": learning}
 

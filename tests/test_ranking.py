@@ -311,6 +311,24 @@ def test_items_are_drawn_with_their_probabilities():
     assert drawn[1].unique().tolist() == [0]
 
 
+@pytest.mark.parametrize(("xi", "first"), [(0.0, 1), (0.5, 2), (1.0, 3)])
+def test_a_number_on_a_border_draws_what_may_be_drawn(xi, first, monkeypatch):
+    q = torch.tensor([[0.0, 0.5, 0.25, 0.25, 0.0]], dtype=F64)
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, xi, dtype=F64))
+    assert negatives.draw(q, 2, generator()).tolist() == [[first, first]]
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(-3, 3)), min_size=1, max_size=6))
+def test_the_variance_is_that_of_all_outcomes(pairs):
+    q, f = torch.tensor(pairs, dtype=F64).T
+    q = q / q.sum()
+    total = f.sum()
+    want = (q * (f / q - total) ** 2).sum()
+    padded = [torch.cat([x, torch.zeros(1, dtype=F64)])[None] for x in (f**2, q)]
+    found = negatives.variance(padded[0], total[None] ** 2, padded[1])
+    assert torch.allclose(found, want[None], atol=1e-9)
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "popularity"])
 def test_weights_make_every_density_right(made, scored, weighted):
     candidates = ~made.seen
@@ -398,6 +416,18 @@ def test_the_estimates_of_the_records():
     assert all(values[0] == pytest.approx(1) for values in found["variance"].values())
 
 
+def test_p_values_of_metrics_are_spread_evenly(made, scored):
+    """A wrong standard error shows: here more than half of the variance of a hit is its mean."""
+    trial = estimates.EstimatesTrial(repeats=2, sampled=20, k=14)
+    ps = [
+        estimates._metrics(scored, made, trial, generator(s))[kind]["p"]
+        for s in range(100)
+        for kind in ("hit", "ndcg")
+    ]
+    below = [sum(p < level for p in ps) / len(ps) for level in (0.25, 0.5, 0.75)]
+    assert below == pytest.approx([0.25, 0.5, 0.75], abs=0.14)
+
+
 def test_the_gradient_of_a_users_losses(made):
     net = ranking.Dot(made.users, made.items, 3, seed=1, spread=0.5).double()
     candidates = ~made.seen
@@ -424,7 +454,7 @@ def test_the_order_of_models_is_kendalls(pairs):
 
 
 def test_the_models_of_the_records_are_measured():
-    trial = models.ModelsTrial(ratings="generated", epochs=6, every=1, batch_size=1024, seed=1)
+    trial = models.ModelsTrial(ratings="generated", epochs=3, every=1, batch_size=1024, seed=1)
     found = models._run(trial, torch.device("cpu"))["models"]
     for name, look in found.items():
         assert set(models.METRICS) < set(look)

@@ -10,7 +10,7 @@ Against m random items in place of all N the item has the rank K, which is hyper
 .. math:: \mathbb E\,g(K)\ne g(\mathbb E\,K\,N/m)=g(R).
 
 So "hit rate at 10 among 99" is the mean of *another function of the rank*, :math:`\mathbb E\,g(K)`
-as a function of R, which :func:`hit_rate` computes without a random number: it falls from one to
+as a function of R, which :func:`mcnn.ranking.hit_rate` computes without a random number: it falls from one to
 zero not at rank 10 but around rank N/10, slowly.
 """
 
@@ -72,7 +72,7 @@ def expected(
     Parameters
     ----------
     rank, candidates
-        int64 [users], from :func:`ranks`, and how many candidates there were.
+        int64 [users], from :func:`mcnn.ranking.ranks`, and how many candidates there were.
     gain
         From :func:`gains`.
     sampled
@@ -106,7 +106,7 @@ def hit_rate(rank: Tensor, candidates: Tensor, k: int = 10, sampled: int | None 
     Parameters
     ----------
     rank, candidates
-        As of :func:`expected`.
+        As of :func:`mcnn.ranking.metrics.expected`.
     k
         The length of the list.
     sampled
@@ -137,7 +137,7 @@ def sampled_ranks(
     Parameters
     ----------
     scores, item, candidates
-        As of :func:`ranks`.
+        As of :func:`mcnn.ranking.ranks`.
     sampled
         How many are drawn for each user.
     generator
@@ -166,7 +166,7 @@ def unbiased_rank(scores: Tensor, item: Tensor, drawn: Tensor, q: Tensor) -> Ten
     Parameters
     ----------
     scores, item
-        As of :func:`ranks`.
+        As of :func:`mcnn.ranking.ranks`.
     drawn
         int64 [users, m], from :func:`mcnn.ranking.negatives.draw`.
     q

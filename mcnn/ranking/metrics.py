@@ -10,8 +10,8 @@ Against m random items in place of all N the item has the rank K, which is hyper
 .. math:: \mathbb E\,g(K)\ne g(\mathbb E\,K\,N/m)=g(R).
 
 So "hit rate at 10 among 99" is the mean of *another function of the rank*, :math:`\mathbb E\,g(K)`
-as a function of R, which :func:`mcnn.ranking.hit_rate` computes without a random number: it falls from one to
-zero not at rank 10 but around rank N/10, slowly.
+as a function of R, which :func:`mcnn.ranking.hit_rate` computes without a random number: it falls
+from one to zero not at rank 10 but around rank N/10, slowly.
 """
 
 import numpy as np

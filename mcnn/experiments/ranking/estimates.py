@@ -212,7 +212,7 @@ def _generalise(model: Dot, scores: Tensor) -> dict[str, float]:
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[EstimatesTrial]:
-    fast = {"ratings": "generated", "epochs": 10, "repeats": 50, "batch_size": 256}
+    fast: dict[str, Any] = {"ratings": "generated", "epochs": 10, "repeats": 50, "batch_size": 256}
     return [EstimatesTrial(seed=seed, **({} if profile == "full" else fast)) for seed in seeds]
 
 

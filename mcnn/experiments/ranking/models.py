@@ -136,7 +136,7 @@ def _sign(x: float) -> int:
 
 
 def _trials(profile: str, seeds: Sequence[int]) -> list[ModelsTrial]:
-    fast = {"ratings": "generated", "epochs": 8, "batch_size": 512}
+    fast: dict[str, Any] = {"ratings": "generated", "epochs": 8, "batch_size": 512}
     return [ModelsTrial(seed=seed, **({} if profile == "full" else fast)) for seed in seeds]
 
 

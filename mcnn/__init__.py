@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what type checkers need to know; the rest of the package co
     from mcnn import paths as paths
     from mcnn import profiling as profiling
     from mcnn import randomness as randomness
+    from mcnn import ranking as ranking
     from mcnn import relu as relu
     from mcnn import residual as residual
     from mcnn import sampling as sampling

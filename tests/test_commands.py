@@ -452,6 +452,7 @@ CHECKS = {
     "mcnn data mnist --download": data_fetched,
     "mcnn data mnist cifar10 --download": data_fetched,
     "mcnn data crepe minilm --download": wheels_fetched,
+    "mcnn data movielens --download": wheels_fetched,
     "pip install .": installed,
     "pip install '.[ledger]'": installed,
     "dask scheduler": "test_a_cluster_as_written",

@@ -110,6 +110,7 @@ EXEMPT = {
     "mcnn.paths.growth": "of a PathMLP",
     "mcnn.paths.optimizer_state": "of a PathMLP",
     "mcnn.randomness.feedback": "of a FeedbackMLP",
+    "mcnn.ranking.training": "trains what it is given",
     "mcnn.training": "trains what it is given",
 }
 

@@ -251,6 +251,34 @@ def test_ranks_count_what_scores_at_least_as_high(made, scored):
     assert int(ranking.ranks(torch.zeros(1, 4), torch.tensor([0]), torch.arange(4)[None] > 0)) == 3
 
 
+def test_what_is_not_a_number_has_no_rank(made, scored):
+    """A comparison with NaN is false, so a model that has run away would rank first."""
+    broken = scored.clone()
+    broken[0] = torch.nan
+    q = negatives.density(~made.seen)
+    drawn = negatives.draw(q, 3, generator())
+    for call in (
+        lambda: metrics.ranks(broken, made.test, ~made.seen),
+        lambda: metrics.sampled_ranks(broken, made.test, ~made.seen, 5, generator()),
+        lambda: metrics.unbiased_rank(broken, made.test, drawn, q),
+    ):
+        with pytest.raises(UsageError, match="not a number"):
+            call()
+
+
+def test_who_has_chosen_everything_ends_no_training(made):
+    """Negatives would be looked for without end."""
+    user, item = (torch.tensor(v) for v in ([0] * 4 + [1] * 4, [0, 1, 2, 3, 0, 1, 4, 5]))
+    data = ranking.leave_one_out(user, item, torch.arange(8))
+    full = interactions.Interactions(
+        data.users, 2, data.user, data.item, data.validation, data.test, data.seen
+    )
+    with pytest.raises(UsageError, match="every item"):
+        next(epochs([(ranking.GMF(2, 6, seed=0), Recipe())], full, generator=generator()))
+    with pytest.raises(UsageError, match="no model"):
+        next(epochs([], data, generator=generator()))
+
+
 def test_random_items_give_the_expected_metric(made, scored):
     candidates = ~made.seen
     n, rank = candidates.sum(1), ranking.ranks(scored, made.test, candidates)

@@ -37,14 +37,25 @@ def ranks(scores: Tensor, item: Tensor, candidates: Tensor) -> Tensor:
     candidates
         bool [users, items], without the held out items.
 
+    Raises
+    ------
+    UsageError
+        If a score is not a number: nothing is as high as it, and it would rank first.
+
     Examples
     --------
     >>> scores = torch.tensor([[3.0, 1.0, 2.0, 2.0]])
     >>> ranks(scores, torch.tensor([2]), torch.tensor([[True, True, False, True]])).tolist()
     [2]
     """
-    own = scores.gather(1, item[:, None])
+    own = _numbers(scores).gather(1, item[:, None])
     return ((scores >= own) & candidates).sum(1)
+
+
+def _numbers(scores: Tensor) -> Tensor:
+    if bool(scores.isnan().any()):
+        raise UsageError("a score is not a number (NaN), and has no rank: has training run away?")
+    return scores
 
 
 def gains(kind: str, k: int) -> np.ndarray:
@@ -146,14 +157,15 @@ def sampled_ranks(
     Raises
     ------
     UsageError
-        If fewer candidates are there.
+        If fewer candidates are there, or a score is not a number.
     """
     least = int(candidates.sum(1).min())
     if sampled > least:
         raise UsageError(f"{sampled} items are to be drawn, but a user has {least} candidates")
     key = torch.rand(candidates.shape, generator=generator, dtype=torch.float64)
     drawn = key.masked_fill(~candidates, 2.0).topk(sampled, largest=False).indices
-    return (scores.gather(1, drawn) >= scores.gather(1, item[:, None])).sum(1)
+    own = _numbers(scores).gather(1, item[:, None])
+    return (scores.gather(1, drawn) >= own).sum(1)
 
 
 def unbiased_rank(scores: Tensor, item: Tensor, drawn: Tensor, q: Tensor) -> Tensor:
@@ -172,6 +184,11 @@ def unbiased_rank(scores: Tensor, item: Tensor, drawn: Tensor, q: Tensor) -> Ten
     q
         [users, items], from :func:`mcnn.ranking.negatives.density`.
 
+    Raises
+    ------
+    UsageError
+        If a score is not a number.
+
     Examples
     --------
     >>> scores, q = torch.tensor([[0.0, 2.0, 3.0]]), torch.tensor([[0.0, 0.25, 0.75]])
@@ -179,5 +196,6 @@ def unbiased_rank(scores: Tensor, item: Tensor, drawn: Tensor, q: Tensor) -> Ten
     >>> round(float(unbiased_rank(scores, torch.tensor([0]), drawn, q)), 9)
     2.0
     """
-    better = scores.gather(1, drawn) >= scores.gather(1, item[:, None])
+    own = _numbers(scores).gather(1, item[:, None])
+    better = scores.gather(1, drawn) >= own
     return (better / q.gather(1, drawn).double()).mean(1)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mcnn.errors import UsageError
 from mcnn.ranking.interactions import Interactions
 from mcnn.ranking.negatives import not_known
 
@@ -53,16 +54,25 @@ def epochs(
     generator
         Source of the random numbers, on the CPU.
 
+    Raises
+    ------
+    UsageError
+        If there is no model, or a user may learn from every item, so that none is left to draw.
+
     Notes
     -----
     Source: He et al., Neural collaborative filtering, whose choices are the defaults.
     """
+    if not models:
+        raise UsageError("there is no model to train")
     device = next(models[0][0].parameters()).device
     optimizers = [
         torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=recipe.decay, fused=True)
         for model, recipe in models
     ]
     known = data.known
+    if negatives and bool(known.all(1).any()):
+        raise UsageError("a user has chosen every item: there is none left that was not chosen")
     others = data.user.repeat(negatives)
     user = torch.cat([data.user, others])
     label = torch.cat([torch.ones(len(data.user)), torch.zeros(len(others))])

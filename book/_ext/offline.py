@@ -19,6 +19,10 @@ from sphinx.application import Sphinx
 
 _PACKAGE = "sphinx-mathjax-offline"  # data only: its own extension would copy 24 MB
 _NEEDED = ("tex-svg.js", "input/tex/extensions/")
+# An icon of Font Awesome: its name, width, height, other names, code, and what is drawn.
+_ICON = re.compile(
+    r'(?:"([\w-]+)"|\b(\w+)):(\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",)(?:"[^"]*"|\["[^"]*","[^"]*"\])\]'
+)
 _MAP = re.compile(r"\n?/[/*]# sourceMappingURL=\S+(?: \*/)?")
 
 
@@ -29,6 +33,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("build-finished", _drop_maps)
     app.connect("build-finished", _drop_outputs)
     app.connect("build-finished", _lighten)
+    app.connect("build-finished", _drop_icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -114,3 +119,21 @@ def _lighten(app: Sphinx, error: Exception | None) -> None:
         if font.with_suffix(".woff2").exists():
             font.unlink()
     rmtree(Path(app.outdir, "_static", "locales"), ignore_errors=True)
+
+
+def _drop_icons(app: Sphinx, error: Exception | None) -> None:
+    """Keep what is drawn of the icons that a page or a script names: 2,000 others are 1.3 MB."""
+    if error or app.builder.format != "html":
+        return
+    scripts = Path(app.outdir, "_static", "scripts")
+    whole = scripts / "fontawesome.js"
+    named: set[str] = set()
+    for file in (*Path(app.outdir).rglob("*.html"), *scripts.glob("*.js")):
+        if file != whole:
+            named.update(re.findall(r"\bfa-([\w-]+)", file.read_text(encoding="utf-8")))
+
+    def kept(icon: re.Match[str]) -> str:
+        names = {icon[1] or icon[2], *re.findall(r'"([\w-]+)"', icon[4])}
+        return icon[0] if names & named else f'"{icon[1] or icon[2]}":{icon[3]}""]'
+
+    whole.write_text(_ICON.sub(kept, whole.read_text(encoding="utf-8")), encoding="utf-8")

@@ -126,8 +126,11 @@ class Bump:
 class HiddenLayer:
     r"""A linear layer, a ReLU and a linear layer, as a discrete density over their units.
 
-    The outputs are :math:`c_0+\sum_jp_j\,(v_j/p_j)\max\{0,w_j\cdot x+b_j\}`, a mean over units that
-    are drawn with any probabilities p.
+    The outputs are
+
+    .. math:: c_0+\sum_jp_j\,\frac{v_j}{p_j}\max\{0,w_j\cdot x+b_j\} ,
+
+    a mean over units that are drawn with any probabilities p.
     Here they are proportional to :math:`|v_j|\,|(w_j,b_j)|`, the most that a unit can add, and a
     point selects j where the partial sums of p reach it, as
     :func:`mcnn.density.sample_counts` selects a weight.

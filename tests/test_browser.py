@@ -90,6 +90,7 @@ def test_page(browser, address, name):
     page, trouble = look(browser, f"{address}/{name}")
     page.wait_for_load_state("networkidle")
     _check_mathematics(page)
+    _check_icons(page)
     _check_width(page)
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)
@@ -190,6 +191,15 @@ def test_index_leads_to_the_first_page(browser, address):
 def _check_width(page):
     needed, there = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert needed <= there, f"{needed} px wide on a screen of {there}"
+
+
+def _check_icons(page):
+    """Only the icons that pages name are kept: each of them must have something to draw."""
+    drawn = page.eval_on_selector_all(
+        "svg.svg-inline--fa path", "all => all.map(p => p.getAttribute('d'))"
+    )
+    assert len(drawn) > 3
+    assert all(drawn)
 
 
 def _check_mathematics(page):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from functools import cache
 
 import fake_experiments
 import pytest
@@ -11,6 +12,8 @@ import torch
 from hypothesis import settings
 
 from mcnn.ledger import cli, provenance, registry
+
+ALL_EXPERIMENTS = registry.all_experiments  # as the package finds them
 
 # How hard properties are tested; HYPOTHESIS_PROFILE chooses, and --hypothesis-profile. In CI runs
 # repeat: what fails there fails here, under the same name.
@@ -27,6 +30,12 @@ settings.load_profile(
 def same_weights():
     """Start every test from one state: its networks do not depend on which test ran first."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_experiments(monkeypatch):
+    """Give every test its own table of experiments: what one takes out or adds, no other sees."""
+    monkeypatch.setattr(registry, "all_experiments", cache(lambda: dict(ALL_EXPERIMENTS())))
 
 
 @pytest.fixture(scope="module")

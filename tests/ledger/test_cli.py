@@ -165,6 +165,12 @@ def test_data_that_must_be_asked_for_and_are_named_are_one_line(
     assert not no_photographs
 
 
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_what_one_test_takes_out_is_there_for_the_next(turn):
+    assert registry.all_experiments(), f"empty at the {turn} turn"
+    registry.all_experiments().clear()
+
+
 def test_list_is_a_line_an_experiment(tmp_path, fake, capsys):
     assert cli.main(["run", NAME, "--profile", "full", "--results", str(tmp_path)]) == 0
     capsys.readouterr()

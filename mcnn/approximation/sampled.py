@@ -11,6 +11,8 @@ Source: slide "Curse of Dimensionality" of Y. Yao's talk: "certain functions f (
 ridge sums with no curse of dimensionalty".
 """
 
+import operator
+
 import torch
 from torch import nn
 
@@ -62,6 +64,7 @@ def sampled_layer(
     >>> bool((net(x) - Bump(2)(x)).abs().max() < 0.05)
     True
     """
+    n = operator.index(n)
     if n < 1:
         raise UsageError(f"a layer needs at least 1 unit, got n = {n}")
     try:

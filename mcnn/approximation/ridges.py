@@ -186,7 +186,9 @@ class HiddenLayer:
         self.inputs = first.in_features
         share = self._share()
         if not math.isfinite(float(share.sum())):
-            raise UsageError("a parameter of the hidden layer is NaN or infinite: it has no density")
+            raise UsageError(
+                "a parameter of the hidden layer is NaN or infinite: it has no density"
+            )
         if not float(share.sum()) > 0:
             raise UsageError("no unit of the hidden layer adds anything to the outputs")
         self.probability = share / share.sum()

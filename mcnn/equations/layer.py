@@ -149,6 +149,10 @@ class NeuralIntegralEquation(nn.Module):
                 f"source must hold functions at the layer's {n} nodes, [b, {n}, ...], got "
                 f"{list(source.shape)}: evaluate them at layer.x"
             )
+        if source.dtype != self.x.dtype and not torch.is_autocast_enabled(source.device.type):
+            raise UsageError(
+                f"source is {source.dtype}, the layer's nodes {self.x.dtype}: convert one of them"
+            )
         integral = self.operator.sample(self.x, self.weights, self.x)
         a, self.taken = solve(
             lambda a: source + integral(a),

@@ -44,6 +44,15 @@ def test_a_gate_behind_the_last_layer_closes_its_row(fold):
     assert error.norm() < 4 * spread
 
 
+def test_an_input_needs_no_batch():
+    model = rectified(9.0)
+    alone, batch = interpreter.linear(model, X[0]), interpreter.linear(model, X)
+    assert alone.output.shape == (2,)
+    assert torch.allclose(alone.matrix(), batch.matrix(), atol=1e-12)
+    assert torch.allclose(alone.matvec(X[0]) + alone.bias, model(X[0]), atol=1e-12)
+    assert alone.rmatvec(torch.ones(2)).shape == (4,)
+
+
 @pytest.mark.parametrize("look", ["linear", "maximise"])
 def test_a_model_in_training_mode_is_refused_and_stays_as_it_is(look):
     model = copy.deepcopy(NORMED).train()

@@ -122,6 +122,11 @@ def _first_only(call: Call) -> Replay:
     return call.op
 
 
+def _squeezed(call: Call) -> Replay:
+    """Squeeze a copy: of an input without a batch, ``nn.Linear`` squeezes its product in place."""
+    return lambda z, *axes, **__: z.squeeze(*axes)
+
+
 def _where(call: Call) -> Replay:
     return call.op  # a condition is a decision, which is held already
 
@@ -315,6 +320,7 @@ _RULES: dict[str, Callable[[Call], Replay]] = {
     "masked_fill": _first_only,
     "embedding": _first_only,
     "where": _where,
+    "squeeze_": _squeezed,
     "max_pool2d_with_indices": _max_pool(2),
     "max_pool3d_with_indices": _max_pool(3),
     "adaptive_max_pool2d": _max_pool(2),

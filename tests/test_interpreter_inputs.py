@@ -44,6 +44,41 @@ def test_a_gate_behind_the_last_layer_closes_its_row(fold):
     assert error.norm() < 4 * spread
 
 
+SHORTCUTS = {
+    "zeros beside": lambda x: torch.cat([x, torch.zeros_like(x)], 1),
+    "ones": lambda x: x * torch.ones_like(x[:, :1]) + x.new_full((1,), 2.0),
+    "written into zeros": lambda x: x.new_zeros(x.shape).copy_(x[:, :1]),
+    "a triangle": lambda x: x.tril() + x.rot90(1, (2, 3)),
+    "largest of a map": lambda x: x.amax((2, 3)) - x.amin(1, keepdim=True).mean((2, 3)),
+    "largest of all": lambda x: x.max() + x.min().view(1, 1),
+    "largest of two": lambda x: torch.max(x, 0.5 * x),
+}
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_constants_shapes_and_maxima_are_held(name):
+    class Model(nn.Module):
+        def forward(self, x):
+            return SHORTCUTS[name](x)
+
+    x = torch.randn(1, 2, 5, 5, dtype=F64, generator=torch.Generator().manual_seed(0))
+    model = Model()
+    system = interpreter.linear(model, x)
+    assert torch.allclose(system.matvec(x) + system.bias, model(x), atol=1e-12)
+    derivative = torch.autograd.functional.jacobian(model, x).reshape(system.shape)
+    assert torch.allclose(system.matrix(), derivative, atol=1e-12)
+
+
+def test_equal_maxima_share_and_the_answer_stays():
+    x = torch.tensor([[2.0, 2.0, 1.0]], dtype=F64)
+
+    class Model(nn.Module):
+        def forward(self, x):
+            return x.amax(1)
+
+    assert interpreter.linear(Model(), x).matrix().tolist() == [[0.5, 0.5, 0.0]]
+
+
 def test_an_input_needs_no_batch():
     model = rectified(9.0)
     alone, batch = interpreter.linear(model, X[0]), interpreter.linear(model, X)

@@ -69,3 +69,13 @@ def test_a_fixed_point_may_be_given_to_a_few_digits():
     exact = noise.covariance(GROWTH, torch.tensor([1.0]))
     assert exact.item() == pytest.approx(1.0)  # noise 2, pulled back by 1
     assert noise.covariance(GROWTH, torch.tensor([1.0004])).item() == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("volume", [1.0, 1e3, 1e6, 1e9, 1e12])
+def test_one_particle_in_a_large_volume_follows_its_mean_field(volume):
+    decay = Network({"A -> 0": 1.0}, volume=volume).mean_field({"A": 1}, [0.0, 1.0, 3.0])
+    assert np.allclose(decay[:, 0], np.exp([0.0, -1.0, -3.0]), rtol=3e-8)
+    logistic = Network({"A -> 2 A": 1.0, "2 A -> A": 1.0}, volume=volume)  # c' = c - c^2
+    found = logistic.mean_field({"A": 1}, [5.0]).item() / volume
+    growth = math.exp(5) / volume
+    assert found == pytest.approx(growth / (1 - 1 / volume + growth), rel=3e-8)

@@ -40,7 +40,8 @@ def fit(net: TreeNet, stages: Sequence[Tensor], seed: int | torch.Generator = 0)
     Raises
     ------
     UsageError
-        If there are not as many stages as levels and one more, or a size does not fit.
+        If there are not as many stages as levels and one more, a size does not fit, there is no
+        example, or a value is NaN or infinite.
 
     Examples
     --------
@@ -68,6 +69,8 @@ def _fit_level(level: PathMLP, x: Tensor, y: Tensor, net: TreeNet, seed: int) ->
             f"a level of {below} inputs and {nodes} nodes does not fit values of shapes "
             f"{list(x.shape)} and {list(y.shape)}"
         )
+    if not len(x) or not bool(x.isfinite().all() and y.isfinite().all()):
+        raise UsageError("least squares need examples, and values that are finite")
     generator = torch.Generator().manual_seed(seed)
     shape = (nodes, net.width, net.arity)
     x = x.double().cpu().unflatten(1, (nodes, net.arity))  # [examples, nodes, arity]

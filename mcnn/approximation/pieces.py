@@ -6,6 +6,7 @@ r"""A sum of constants: one unit answers for each piece of the inputs.
 With weights :math:`w_j=c_j` and biases :math:`b_j=-|c_j|^2/2` the largest unit is that of the
 nearest centre :math:`c_j`, and with :math:`v_j=f(c_j)` the sum is piecewise constant and near f.
 A unit alone is 1 on a half space and 0 on the other; a competition of them makes cells.
+Both terms are large far from the origin: centre the inputs, or take float64 there.
 In d dimensions N cells have a diameter of order :math:`N^{-1/d}`, and so is the error of anything
 that is constant on them: *there* is the curse of dimension.
 
@@ -36,7 +37,8 @@ class Pieces(nn.Module):
     Raises
     ------
     UsageError
-        If there is not one value for each centre.
+        If there is not one value for each centre, or a centre is NaN or infinite; in a call, if an
+        input is, which is nearest to none.
 
     Examples
     --------
@@ -49,15 +51,20 @@ class Pieces(nn.Module):
         super().__init__()
         if centres.dim() != 2 or len(centres) < 1:
             raise UsageError(f"centres must be [N, inputs], got {list(centres.shape)}")
+        if not (centres.is_floating_point() and bool(centres.isfinite().all())):
+            raise UsageError("centres must be floating point, and neither NaN nor infinite")
+        centres = centres.detach()
         v = values if isinstance(values, Tensor) else values(centres)
         if v.dim() != 2 or len(v) != len(centres):
             raise UsageError(f"values must be [{len(centres)}, outputs], got {list(v.shape)}")
         self.register_buffer("weight", centres.clone())
         self.register_buffer("bias", -centres.square().sum(1) / 2)
-        self.register_buffer("values", v.clone())
+        self.register_buffer("values", v.detach().clone())
 
     def winners(self, x: Tensor) -> Tensor:
         """Return the number of the largest unit for each of [batch, inputs]: int64 [batch]."""
+        if not bool(x.isfinite().all()):
+            raise UsageError("an input that is NaN or infinite has no nearest centre")
         rows = max(1, _CHUNK // len(self.weight))
         parts = [torch.addmm(self.bias, part, self.weight.T).argmax(1) for part in x.split(rows)]
         return torch.cat(parts)
@@ -70,10 +77,17 @@ class Pieces(nn.Module):
 def grid(side: int, d: int) -> Tensor:
     """Return the centres of side**d equal cells of the unit cube, float64 [side**d, d].
 
+    Raises
+    ------
+    UsageError
+        For a side or a dimension below one.
+
     Examples
     --------
     >>> grid(2, 1).flatten().tolist()
     [0.25, 0.75]
     """
+    if side < 1 or d < 1:
+        raise UsageError(f"side and d must be at least 1, got {side} and {d}")
     axis = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     return torch.cartesian_prod(*[axis] * d).view(-1, d)

@@ -16,6 +16,7 @@ Functions".
 """
 
 import math
+import operator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from mcnn.errors import UsageError
 
 _SMALLEST = 2.0**-54  # half of the distance of two points: no point becomes an infinite normal
+_TINY = 2.0**-1022  # the middle of the cube is frequency zero, which has no direction
 
 
 class Units(NamedTuple):
@@ -85,6 +87,11 @@ class Bump:
     inputs
         d.
 
+    Raises
+    ------
+    UsageError
+        For a dimension below one, or inputs of another one.
+
     Notes
     -----
     Source: A. R. Barron, Universal approximation bounds for superpositions of a sigmoidal function.
@@ -99,6 +106,7 @@ class Bump:
     """
 
     def __init__(self, inputs: int) -> None:
+        inputs = operator.index(inputs)
         if inputs < 1:
             raise UsageError(f"inputs must be at least 1, got {inputs}")
         self.inputs = inputs
@@ -106,6 +114,8 @@ class Bump:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return exp(-|x|²): [batch, inputs] to [batch, 1]."""
+        if x.shape[-1:] != (self.inputs,):
+            raise UsageError(f"x must be [batch, {self.inputs}], got {list(x.shape)}")
         return torch.exp(-x.square().sum(-1, keepdim=True))
 
     def constant(self) -> Tensor:
@@ -120,7 +130,7 @@ class Bump:
         b = 1 - rest ** (1 / m)
         density = m * rest ** (1 - 1 / m)
         height = -2 * size.square() * torch.cos(size * b) / density
-        return Units(omega / size.unsqueeze(1), -b, height.unsqueeze(1))
+        return Units(omega / size.clamp(min=_TINY).unsqueeze(1), -b, height.unsqueeze(1))
 
 
 class HiddenLayer:
@@ -144,7 +154,8 @@ class HiddenLayer:
     Raises
     ------
     UsageError
-        If the layers do not fit, or no unit adds anything.
+        If these are no two linear layers that fit, no unit adds anything, or a parameter is NaN or
+        infinite.
 
     Notes
     -----
@@ -161,6 +172,11 @@ class HiddenLayer:
     coordinates = 1
 
     def __init__(self, first: nn.Linear, last: nn.Linear) -> None:
+        for layer in (first, last):
+            if not isinstance(layer, nn.Linear):
+                raise UsageError(
+                    f"a hidden layer lies between two torch.nn.Linear, not {type(layer).__name__}"
+                )
         if first.out_features != last.in_features:
             raise UsageError(
                 f"the layers do not fit: {first.out_features} units before, {last.in_features} "
@@ -168,8 +184,11 @@ class HiddenLayer:
             )
         self.first, self.last = first, last
         self.inputs = first.in_features
-        w, b, v, _ = self._parameters()
-        share = v.norm(dim=0) * torch.cat([w, b.unsqueeze(1)], 1).norm(dim=1)  # [units]
+        share = self._share()
+        if not math.isfinite(float(share.sum())):
+            raise UsageError(
+                "a parameter of the hidden layer is NaN or infinite: it has no density"
+            )
         if not float(share.sum()) > 0:
             raise UsageError("no unit of the hidden layer adds anything to the outputs")
         self.probability = share / share.sum()
@@ -183,13 +202,28 @@ class HiddenLayer:
         return self._parameters()[3]
 
     def units(self, u: Tensor) -> Units:
-        """Return the units that points [n, 1] select."""
+        """Return the units that points [n, 1] select.
+
+        Raises
+        ------
+        UsageError
+            If a unit adds something that added nothing before: it would never be drawn.
+        """
         w, b, v, _ = self._parameters()
+        if bool(((self.probability == 0) & (self._share() != 0)).any()):
+            raise UsageError(
+                "a unit that added nothing has been trained since: make the HiddenLayer anew"
+            )
         sums = self.probability.cumsum(0)
         # Rounding must not reach the last sum, behind which there is no unit.
         place = torch.minimum(u[:, 0].to(sums) * sums[-1], sums[-1].nextafter(sums.new_zeros(())))
         index = torch.searchsorted(sums, place, right=True)  # [n]
         return Units(w[index], b[index], (v / self.probability).T[index])
+
+    def _share(self) -> Tensor:
+        """Return the most that each unit can add, float64 [units]."""
+        w, b, v, _ = self._parameters()
+        return v.norm(dim=0) * torch.cat([w, b.unsqueeze(1)], 1).norm(dim=1)
 
     def _parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return weights and biases, float64.

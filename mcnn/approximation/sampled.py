@@ -11,6 +11,8 @@ Source: slide "Curse of Dimensionality" of Y. Yao's talk: "certain functions f (
 ridge sums with no curse of dimensionalty".
 """
 
+import operator
+
 import torch
 from torch import nn
 
@@ -52,7 +54,8 @@ def sampled_layer(
     Raises
     ------
     UsageError
-        If there is no unit, or the points do not exist for that number or dimension.
+        If f is no such integral, there is no unit, or the points do not exist for that number or
+        dimension.
 
     Examples
     --------
@@ -62,6 +65,12 @@ def sampled_layer(
     >>> bool((net(x) - Bump(2)(x)).abs().max() < 0.05)
     True
     """
+    if not all(hasattr(f, name) for name in ("inputs", "coordinates", "units", "constant")):
+        raise UsageError(
+            f"{type(f).__name__} is no integral over ridge functions: Bump and HiddenLayer are; "
+            "of a network, HiddenLayer(first, last) makes one"
+        )
+    n = operator.index(n)
     if n < 1:
         raise UsageError(f"a layer needs at least 1 unit, got n = {n}")
     try:

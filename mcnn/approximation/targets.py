@@ -13,6 +13,7 @@ Source: slide "Theorem (informal statement)" of Y. Yao's talk.
 """
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -37,6 +38,11 @@ class Waves:
     frequency
         The largest length of a frequency; the least is half of it.
 
+    Raises
+    ------
+    UsageError, ValueError
+        For a number below one, or a frequency that is not positive.
+
     Examples
     --------
     >>> Waves(2, seed=1)(torch.zeros(9, 2)).shape
@@ -50,6 +56,12 @@ class Waves:
         terms: int = 3,
         frequency: float = 1.5,
     ) -> None:
+        terms, inputs = operator.index(terms), operator.index(inputs)
+        if not (inputs > 0 and 0 < frequency < math.inf):
+            raise UsageError(
+                f"inputs and frequency must be positive, got {inputs} and {frequency}: a constant "
+                "cannot be scaled to variance 1"
+            )
         u = points(terms, inputs + 3, seed=as_seed(seed), dtype=torch.float64)
         direction = torch.special.ndtri(u[:, :inputs].clamp(min=2.0**-54))
         length = frequency * (1 + u[:, inputs]) / 2
@@ -93,7 +105,7 @@ class Compositional:
     Raises
     ------
     UsageError
-        If the inputs are no such power.
+        If the inputs are no such power, or of another dimension in a call.
 
     Examples
     --------
@@ -103,6 +115,7 @@ class Compositional:
     """
 
     def __init__(self, inputs: int, seed: int | torch.Generator) -> None:
+        inputs = operator.index(inputs)
         if inputs < 2 or inputs & (inputs - 1):
             raise UsageError(f"inputs must be a power of two from 2 on, got {inputs}")
         seed = as_seed(seed)
@@ -119,6 +132,8 @@ class Compositional:
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Return what each level of the tree has, leaves first: [batch, inputs] ... [batch, 1]."""
+        if x.dim() != 2 or x.shape[1] != self.inputs:
+            raise UsageError(f"x must be [batch, {self.inputs}], got {list(x.shape)}")
         values = [x]
         for level in self.levels:
             pairs = values[-1].unflatten(1, (-1, 2))  # [batch, nodes, 2]

@@ -15,6 +15,7 @@ With as many children as inputs the tree is a single node, and the network the u
 Source: slide "Theorem (informal statement)" of Y. Yao's talk.
 """
 
+import operator
 from itertools import pairwise
 from typing import Any
 
@@ -69,6 +70,7 @@ class TreeNet(nn.Sequential):
         seed: int | torch.Generator = 0,
         **options: Any,
     ) -> None:
+        inputs, width, arity = (operator.index(size) for size in (inputs, width, arity))
         if arity < 2 or width < 1:
             raise UsageError(
                 f"a node needs 2 children and 1 unit at least, got {arity} and {width}"

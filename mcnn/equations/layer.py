@@ -1,5 +1,7 @@
 """A layer that is an integral equation: a kernel, a rule and a solver."""
 
+import operator
+
 import torch
 from torch import Tensor, nn
 
@@ -109,10 +111,16 @@ class NeuralIntegralEquation(nn.Module):
         ):
             if name not in known:
                 raise unknown(kind, name, known)
-        if not tol > 0 or not 0 <= damping < 1 or steps < 1:
+        steps = operator.index(steps)
+        if not 0 < tol < float("inf") or not 0 <= damping < 1 or steps < 1:
             raise UsageError(
-                "tol must be positive, damping in [0, 1) and steps at least 1, "
+                "tol must be positive and finite, damping in [0, 1) and steps at least 1, "
                 f"got {tol}, {damping} and {steps}"
+            )
+        if not isinstance(kernel, Kernel | Operator):
+            raise UsageError(
+                "kernel must be an mcnn.integral.Kernel or an mcnn.equations.Operator, got "
+                f"{type(kernel).__name__}"
             )
         self.operator = Hammerstein(kernel) if isinstance(kernel, Kernel) else kernel
         self.limits, self.tol, self.damping = limits, tol, damping
@@ -125,18 +133,25 @@ class NeuralIntegralEquation(nn.Module):
 
     def draw(self, n: int, points: str, seed: int | torch.Generator | None = None) -> None:
         """Replace the nodes, on the same device and in the same precision."""
-        d, seed = self.operator.inputs, layer_seed(seed)
+        n, d, seed = operator.index(n), self.operator.inputs, layer_seed(seed)
         with torch.device("cpu"):
             found = rule(n, d, points, self.limits, seed, self.x.dtype, self.x.device)
         self.x, self.weights = found
 
     def forward(self, source: Tensor) -> Tensor:
-        """Return a at the nodes: from f at the nodes, [b, n] or [b, n, c], to the same."""
+        """Return a at the nodes: from f at the nodes, [b, n] or [b, n, c], to the same.
+
+        A kernel of two points takes the former, the other operators the latter.
+        """
         n = len(self.x)
         if source.ndim < 2 or source.shape[1] != n:
             raise UsageError(
                 f"source must hold functions at the layer's {n} nodes, [b, {n}, ...], got "
                 f"{list(source.shape)}: evaluate them at layer.x"
+            )
+        if source.dtype != self.x.dtype and not torch.is_autocast_enabled(source.device.type):
+            raise UsageError(
+                f"source is {source.dtype}, the layer's nodes {self.x.dtype}: convert one of them"
             )
         integral = self.operator.sample(self.x, self.weights, self.x)
         a, self.taken = solve(
@@ -169,10 +184,17 @@ class NeuralIntegralEquation(nn.Module):
         Raises
         ------
         UsageError
-            For limits of Volterra, whose weights belong to the nodes.
+            For limits of Volterra, whose weights belong to the nodes, or other shapes.
         """
         if self.limits != "fredholm":
             raise UsageError("only with limits 'fredholm' can a solution be evaluated elsewhere")
+        if y.ndim != 2 or y.shape[1] != self.operator.inputs:
+            raise UsageError(f"y must be [m, {self.operator.inputs}], got {list(y.shape)}")
+        if source.shape != (len(a), len(y), *a.shape[2:]):
+            raise UsageError(
+                f"source must be {[len(a), len(y), *a.shape[2:]]}, as a and y have it, got "
+                f"{list(source.shape)}"
+            )
         weights = between(self.x, self.weights[:, 0], y, self.limits)
         return source + self.operator.sample(self.x, weights, y)(a)
 

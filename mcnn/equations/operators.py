@@ -80,12 +80,14 @@ class Hammerstein(Operator):
     Raises
     ------
     UsageError
-        For an unknown activation, or a bound that is not between zero and one.
+        For what is no kernel, an unknown activation, or a bound that is not between zero and one.
     """
 
     def __init__(
         self, kernel: Kernel, activation: str = "relu", bound: float | None = None
     ) -> None:
+        if not isinstance(kernel, Kernel):
+            raise UsageError(f"kernel must be an mcnn.integral.Kernel, got {type(kernel).__name__}")
         super().__init__(kernel.inputs)
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
@@ -106,7 +108,16 @@ class Hammerstein(Operator):
     def sample(self, x: Tensor, weights: Tensor, y: Tensor) -> Integral:
         """Return the sampled operator, from [b, n] to [b, m]."""
         matrix, activation = self.matrix(x, weights, y), ACTIVATIONS[self.activation]
-        return lambda a: activation(a) @ matrix
+
+        def integral(a: Tensor) -> Tensor:
+            if a.shape[1:] != (len(x),):
+                raise UsageError(
+                    f"a kernel of two points takes functions of one component, [b, {len(x)}], got "
+                    f"{list(a.shape)}: of more components Urysohn and Attention are operators"
+                )
+            return activation(a) @ matrix
+
+        return integral
 
 
 class Urysohn(Operator):
@@ -159,6 +170,7 @@ class Urysohn(Operator):
         series = cosines(y, self.frequencies)  # [m, K]
 
         def integral(a: Tensor) -> Tensor:
+            _check_values(a, len(x), self.channels)
             g = self.net(torch.cat([x.expand(len(a), -1, -1), a], -1))  # [b, n, channels * K]
             summed = (weights.T @ g).unflatten(-1, (self.channels, -1))  # [b, m, channels, K]
             return (summed * series.unsqueeze(1)).sum(-1)
@@ -204,7 +216,7 @@ class Attention(Operator):
     ) -> None:
         super().__init__(inputs)
         _check(channels=channels, width=width, hidden=hidden, frequencies=frequencies)
-        self.frequencies = frequencies
+        self.channels, self.frequencies = channels, frequencies
         features = frequencies**inputs
         self.query = nn.Linear(features, width)
         self.key = nn.Linear(features + channels, width)
@@ -225,6 +237,7 @@ class Attention(Operator):
         query = query / math.sqrt(query.shape[1])
 
         def integral(a: Tensor) -> Tensor:
+            _check_values(a, len(x), self.channels)
             held = torch.cat([told.expand(len(a), -1, -1), a], -1)  # [b, n, K + channels]
             scores = query @ self.key(held).transpose(1, 2)  # [b, m, n]
             shares = (scores - scores.amax(-1, keepdim=True)).exp() * weights.T
@@ -233,6 +246,14 @@ class Attention(Operator):
             return shares @ self.value(held) / total.clamp(min=torch.finfo(a.dtype).tiny)
 
         return integral
+
+
+def _check_values(a: Tensor, n: int, channels: int) -> None:
+    if a.shape[1:] != (n, channels):
+        raise UsageError(
+            f"the operator takes functions of {channels} components, [b, {n}, {channels}], got "
+            f"{list(a.shape)}"
+        )
 
 
 def _check(**numbers: int) -> None:

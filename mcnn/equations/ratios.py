@@ -8,6 +8,8 @@ What is left has a mean, the bias, which falls like 1/n as well.
 
 from torch import Tensor
 
+from mcnn.errors import UsageError
+
 
 def self_normalised(scores: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor:
     r"""Return :math:`\sum_i\omega_ie^{s_i}v_i/\sum_i\omega_ie^{s_i}`: softmax attention.
@@ -30,6 +32,11 @@ def self_normalised(scores: Tensor, values: Tensor, weights: Tensor | None = Non
     Tensor
         [..., m, c].
 
+    Raises
+    ------
+    UsageError
+        If there is not one weight for each node, one is negative, or none is positive.
+
     Examples
     --------
     >>> import torch
@@ -37,6 +44,12 @@ def self_normalised(scores: Tensor, values: Tensor, weights: Tensor | None = Non
     tensor([[1.5000]])
     """
     if weights is not None:
+        if weights.shape != scores.shape[-1:]:
+            raise UsageError(
+                f"weights must be {list(scores.shape[-1:])}, got {list(weights.shape)}"
+            )
+        if not bool((weights >= 0).all() and (weights > 0).any()):
+            raise UsageError("weights must not be negative, and one must be positive")
         scores = scores + weights.log()
     return scores.softmax(-1) @ values
 

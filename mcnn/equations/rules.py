@@ -10,6 +10,8 @@ The latter, with limits of Volterra, looks at what came *strictly* before: every
 solver then settles one more time, and n of them solve any equation, contraction or not.
 """
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -72,6 +74,7 @@ def rule(
         raise unknown("points", points, POINTS)
     if limits not in LIMITS:
         raise unknown("limits", limits, LIMITS)
+    n, d = operator.index(n), operator.index(d)
     if points in GRIDS:
         return _grid(n, d, points, limits, dtype, device)
     x, weights = nodes(n, d, points, seed, device, dtype)

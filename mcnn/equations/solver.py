@@ -58,6 +58,9 @@ def fixed_point(
     ------
     ContractionError
         If the changes are still too large after the last repetition, or are no numbers any more.
+    UsageError
+        For numbers out of range, a start that is NaN or infinite, or a step that returns another
+        shape.
 
     Examples
     --------
@@ -65,12 +68,24 @@ def fixed_point(
     >>> round(a.item(), 4), taken
     (2.0, 19)
     """
+    if not 0 < tol < math.inf or not 0 <= damping < 1 or steps < 0:
+        raise UsageError(
+            "tol must be positive and finite, damping in [0, 1) and steps at least 0, got "
+            f"{tol}, {damping} and {steps}"
+        )
     a, changes = start, []
     for taken in range(steps + 1):
         new = step(a)
+        if new.shape != a.shape:
+            raise UsageError(f"step makes {list(new.shape)} of {list(a.shape)}: shapes must agree")
         change, size = (_largest(v.detach()) for v in (new - a, new))
         changes.append(change)
         if not math.isfinite(change):
+            if not bool(start.isfinite().all()):
+                raise UsageError(
+                    "the solver starts with NaN or infinity: look at the source or, in a backward "
+                    "pass, at the gradient of the loss"
+                )
             break
         if change <= tol * size:
             return new, taken
@@ -83,6 +98,11 @@ def _largest(v: Tensor) -> float:
 
 
 def _diagnosis(changes: list[float], tol: float, damping: float) -> str:
+    if not math.isfinite(changes[0]):
+        return (
+            "the first repetition of the solver makes NaN or infinity of finite numbers: the "
+            "equation is no contraction, or a parameter of the kernel is not finite"
+        )
     finite = [c for c in changes if c < float("inf")]
     back = min(_LOOK_BACK, len(finite) - 1)
     growth = (finite[-1] / finite[-1 - back]) ** (1 / back) if back > 0 else float("nan")

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcnn.errors import UsageError
 from mcnn.gates.exact import of_states, states
 
 Loss = Callable[[Tensor], Tensor]
@@ -72,9 +73,24 @@ def all_baselines(a: Tensor, loss: Loss) -> dict[str, Tensor]:
     value = loss(h)  # [2**k, b]
     weight = probability.unsqueeze(-1) * (h - p).square()  # [2**k, b, k]
     minimum = (weight * value.unsqueeze(-1)).sum(0) / weight.sum(0)
+    if bool((weight.sum(0) == 0).any()):  # units that rounding has made sure: the other formula
+        minimum = torch.where(weight.sum(0) == 0, _exchanged(a, loss), minimum)
     found = ((probability * value).sum(0), loss(p), loss((p > 0.5).to(p.dtype)))
     mean, at_p, rounded = (v.unsqueeze(-1).expand_as(a) for v in found)
     return dict(zip(BASELINES, (torch.zeros_like(a), mean, at_p, rounded, minimum), strict=True))
+
+
+def _exchanged(a: Tensor, loss: Loss) -> Tensor:
+    """Return the mean loss with the probabilities of unit i exchanged, for each i: [b, k]."""
+    found = []
+    for i in range(a.shape[-1]):
+        even = a.clone()
+        even[..., i] = 0  # both of its states as probable, and then weighed
+        h, probability = states(even)
+        on, p = h[..., i], a[..., i].sigmoid()
+        weight = 2 * probability * ((1 - p) * on + p * (1 - on))
+        found.append((weight * loss(h)).sum(0))
+    return torch.stack(found, -1)
 
 
 def variance(a: Tensor, loss: Loss, baseline: Tensor) -> Tensor:
@@ -133,9 +149,13 @@ def score_function(a: Tensor, xi: Tensor, loss: Loss, baseline: Tensor | float =
     -------
     Tensor
         [b]; its value is the mean loss of the draws.
+
+    Raises
+    ------
+    UsageError
+        If there is no draw, or the loss is not one number for each draw and example.
     """
-    h = (xi < a.sigmoid()).to(a.dtype).detach()  # [S, b, k]
-    value = loss(h)  # [S, b]
+    h, value = _drawn(a, xi, loss)  # [S, b, k] and [S, b]
     log_p = h * a - F.softplus(a)  # [S, b, k]
     score = (value.detach().unsqueeze(-1) - baseline) * (log_p - log_p.detach())
     return (value + score.sum(-1)).mean(0)
@@ -157,13 +177,34 @@ def local_expectation(a: Tensor, xi: Tensor, loss: Loss) -> Tensor:
     -------
     Tensor
         [b]; its value is the mean loss of the draws.
+
+    Raises
+    ------
+    UsageError
+        As of :func:`score_function`.
     """
     p = a.sigmoid()
-    h = (xi < p).to(a.dtype).detach()  # [S, b, k]
-    value = loss(h)
+    h, value = _drawn(a, xi, loss)  # [S, b, k] and [S, b]
     with torch.no_grad():
         differences = _differences(h, value, loss)
     return (value + (differences * (p - p.detach())).sum(-1)).mean(0)
+
+
+def _drawn(a: Tensor, xi: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    """Return the states of the draws, and their losses."""
+    if xi.dim() != a.dim() + 1 or not len(xi):
+        raise UsageError(
+            f"xi must be [S, {', '.join(map(str, a.shape))}] with at least one draw, got "
+            f"{list(xi.shape)}"
+        )
+    h = (xi < a.sigmoid()).to(a.dtype).detach()
+    value = loss(h)
+    if value.shape != h.shape[:-1]:
+        raise UsageError(
+            f"the loss must map states {list(h.shape)} to {list(h.shape[:-1])}, got "
+            f"{list(value.shape)}"
+        )
+    return h, value
 
 
 def _differences(h: Tensor, value: Tensor, loss: Loss) -> Tensor:
@@ -228,7 +269,17 @@ class RunningBaseline:
             [b, k], h - p.
         loss
             [b].
+
+        Raises
+        ------
+        UsageError
+            For other shapes, or an empty batch.
         """
+        if difference.dim() != 2 or loss.shape != difference.shape[:1] or not len(loss):
+            raise UsageError(
+                f"difference and loss must be [b, k] and [b], got {list(difference.shape)} and "
+                f"{list(loss.shape)}"
+            )
         square = difference.square()
         weight, weighted = square.mean(0), (square * loss.unsqueeze(-1)).mean(0)
         if self._weighted is None or self._weight is None:

@@ -1,6 +1,7 @@
 """A layer in blocks that computes a block only for those examples whose gate is on."""
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -72,6 +73,8 @@ class GatedLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        sizes = (in_features, out_features, gates)
+        in_features, out_features, gates = map(operator.index, sizes)  # NumPy's, too
         if min(in_features, out_features, gates) < 1:
             raise UsageError(
                 f"sizes must be at least 1, got in_features={in_features}, "
@@ -102,7 +105,8 @@ class GatedLinear(nn.Module):
         x
             [b, in_features].
         gates
-            [b, gates], of any value.
+            [b, gates], of any value. Under ``torch.autocast`` the blocks are computed in the
+            precision of the weights.
 
         Returns
         -------
@@ -118,6 +122,9 @@ class GatedLinear(nn.Module):
             raise UsageError(f"x must be [b, {self.in_features}], got {list(x.shape)}")
         if gates.shape != (len(x), self.gates):
             raise UsageError(f"gates must be [{len(x)}, {self.gates}], got {list(gates.shape)}")
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.weight.dtype)
+        gates = gates.to(self.weight.dtype)
         on = gates.detach().T != 0  # [gates, b]
         block, row = on.nonzero(as_tuple=True)  # of all pairs that are on, block by block
         sizes = on.sum(1).tolist()
@@ -219,7 +226,7 @@ class GatedBlock(nn.Module):
     probability
         [b, gates] of the last call: how probable it was that each gate is on, differentiable.
     share
-        Which share of the gates was on in the last call.
+        Which share of the gates was on in the last call; 0 of an empty batch.
 
     Raises
     ------
@@ -262,6 +269,13 @@ class GatedBlock(nn.Module):
             p = on**2 if unit == "smooth-times-stochastic" else on
             self.gater.bias.fill_(math.log(p / (1 - p)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the graph of the last call, which can be neither copied nor saved."""
+        state = self.__dict__.copy()
+        if "probability" in state:
+            state["probability"] = state["probability"].detach()
+        return state
+
     def forward(self, x: Tensor, xi: Tensor | None = None) -> Tensor:
         """Return the activations, zero in blocks that are off.
 
@@ -283,7 +297,7 @@ class GatedBlock(nn.Module):
         if xi is None:
             xi = torch.rand_like(a) if self.training else torch.full_like(a, 0.5)
         g = sample(a, xi, self.unit)
-        self.share = float((g.detach() != 0).to(torch.float64).mean())
+        self.share = float((g.detach() != 0).to(torch.float64).mean()) if len(g) else 0.0
         if not (self.full and self.training):
             return F.relu(self.layer(x, g))
         weight, bias = self.layer.weight.flatten(0, 1), self.layer.bias.flatten()

@@ -55,8 +55,10 @@ def noisy_rectifier(a: Tensor, xi: Tensor) -> Tensor:
     [1.0986123085021973, 0.0]
     """
     # The least number that is not 0, for a draw of exactly 0: the noise stays finite.
-    xi = xi.clamp(min=2.0**-53).to(a.dtype)
-    return (a - torch.logit(xi)).clamp(min=0)
+    # Of types that do not have that number, the noise is computed in a wider one.
+    xi = xi.to(torch.promote_types(xi.dtype, torch.float32)).clamp(min=2.0**-53)
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return (a - torch.logit(xi.to(wide)).to(a.dtype)).clamp(min=0)
 
 
 def smooth_times_stochastic(a: Tensor, xi: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from mcnn.errors import UsageError
 _DIRECTIONS = 8
 _WIDTHS = (0.35, 0.56)  # sigma times frequency
 _LENGTHS = (1.0, 1.6)  # along the stripes over across
+_NOTHING = 1e-24  # share of the power that is rounding
 
 
 class GaborFit(NamedTuple):
@@ -180,6 +181,11 @@ def phase_shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
     Tensor
         Real images of the same amplitude at every frequency, the mean included.
 
+    Raises
+    ------
+    UsageError
+        For whole numbers, which cannot hold the result.
+
     Examples
     --------
     >>> x = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -187,6 +193,8 @@ def phase_shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
     >>> bool(torch.allclose(torch.fft.fft2(x).abs(), torch.fft.fft2(y).abs(), atol=1e-5))
     True
     """
+    if not images.is_floating_point():
+        raise UsageError(f"images must be floating point, got {images.dtype}")
     noise = torch.randn(images.shape, generator=generator, dtype=torch.float64).to(images)
     spectrum, random = torch.fft.fft2(images), torch.fft.fft2(noise)
     phases = random / random.abs()  # of a real image, so that the result is real
@@ -206,6 +214,11 @@ def orientation(images: Tensor) -> Tensor:
     images
         [n, height, width].
 
+    Raises
+    ------
+    UsageError
+        For an image that is constant, or not finite: it has no direction.
+
     Examples
     --------
     >>> stripes = torch.cos(torch.arange(8.0) * torch.pi / 2).expand(1, 8, 8)
@@ -213,7 +226,10 @@ def orientation(images: Tensor) -> Tensor:
     1.0
     """
     power = torch.fft.fft2(images.double()).abs().square()
+    total = power.sum((-2, -1))
     power[..., 0, 0] = 0
+    if not bool((power.sum((-2, -1)) > _NOTHING * total).all()):
+        raise UsageError("an image that is constant, or with NaN or infinity, has no direction")
     fy, fx = _frequencies(images)
     turn = torch.exp(2j * torch.atan2(fy, fx))
     return (power * turn).sum((-2, -1)).abs() / power.sum((-2, -1))
@@ -225,7 +241,12 @@ def band(images: Tensor) -> Tensor:
     Parameters
     ----------
     images
-        [n, height, width].
+        [n, height, width], the mean included in the power.
+
+    Raises
+    ------
+    UsageError
+        For an image that is zero, not finite, or a single pixel.
 
     Examples
     --------
@@ -235,12 +256,15 @@ def band(images: Tensor) -> Tensor:
     """
     power = torch.fft.fft2(images.double()).abs().square()
     fy, fx = _frequencies(images)
+    total = power.sum((-2, -1))
+    if not bool((total > 0).all() and total.isfinite().all()) or fx.numel() < 2:
+        raise UsageError("an image that is zero, not finite, or a single pixel has no band")
     radius = (fy**2 + fx**2).sqrt()  # [h, w]
     shares = [
         (power * ((radius >= low) & (radius < 2 * low))).sum((-2, -1))
         for low in radius[radius > 0].unique()
     ]
-    return torch.stack(shares).amax(0) / power.sum((-2, -1))
+    return torch.stack(shares).amax(0) / total
 
 
 def _frequencies(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -120,7 +120,8 @@ def maximise(
     Raises
     ------
     UsageError
-        If there is no such unit, or no step is allowed.
+        If there is no such unit, no step is allowed, the start is no tensor of finite numbers, or a
+        module is in training mode that changes or draws something there.
     MaximiseError
         If the search runs away.
 
@@ -136,6 +137,10 @@ def maximise(
     True
     """
     prior = Prior() if prior is None else prior
+    if isinstance(model, nn.Module):
+        _check_mode(model)
+    if not start.is_floating_point() or not bool(start.isfinite().all()):
+        raise UsageError(f"start must be floating point and finite, got {start.dtype}")
     if steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
     with torch.no_grad():
@@ -163,3 +168,14 @@ def maximise(
     if not (torch.isfinite(x).all() and abs(cost) < float("inf")):
         raise MaximiseError("the search ran away: give a prior with a larger norm")
     return Maximiser(x.detach(), activation, cost)
+
+
+def _check_mode(model: nn.Module) -> None:
+    """Refuse what a search would change, or what answers by chance."""
+    for name, module in model.named_modules():
+        learns = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
+        draws = isinstance(module, nn.modules.dropout._DropoutNd | nn.RReLU)
+        if module.training and (learns or draws):
+            kind = type(module).__name__
+            where = f" in layer {name!r}" if name else ""
+            raise UsageError(f"{kind}{where} is in training mode: call model.eval() first")

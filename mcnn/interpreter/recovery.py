@@ -19,6 +19,8 @@ References
    linear bottlenecks. CVPR 2018, arXiv:1801.04381.
 """
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,7 @@ def recovery_probability(n: int, m: int) -> float:
     >>> recovery_probability(2, 3)
     0.5
     """
-    _check(n, m)
+    n, m = _check(n, m)
     if m < n:
         return 0.0
     from scipy.special import bdtrc
@@ -62,15 +64,16 @@ def recovered(x: Tensor, weight: Tensor) -> Tensor:
     Parameters
     ----------
     x
-        float64 [k, n], not zero.
+        [k, n], not zero; it is computed in float64.
     weight
-        :math:`B`, float64 [k, m, n], one for each input.
+        :math:`B`, [k, m, n], one for each input.
 
     Returns
     -------
     Tensor
         bool, [k].
     """
+    x, weight = x.double(), weight.double()
     y = torch.relu(weight @ x.unsqueeze(2))  # [k, m, 1]
     seen = weight * (y > 0)
     found = torch.linalg.pinv(seen, rtol=1e-12) @ y  # [k, n, 1]
@@ -99,7 +102,8 @@ def count_recovered(n: int, m: int, draws: int, seed: int | torch.Generator = 0)
     >>> 400 < count_recovered(2, 3, draws=1000) < 600
     True
     """
-    _check(n, m)
+    n, m = _check(n, m)
+    draws = operator.index(draws)
     if draws < 1:
         raise UsageError(f"draws must be at least 1, got {draws}")
     generator = torch.Generator().manual_seed(as_seed(seed))
@@ -112,6 +116,8 @@ def count_recovered(n: int, m: int, draws: int, seed: int | torch.Generator = 0)
     return total
 
 
-def _check(n: int, m: int) -> None:
+def _check(n: int, m: int) -> tuple[int, int]:
+    n, m = operator.index(n), operator.index(m)
     if n < 1 or m < 1:
         raise UsageError(f"inputs and units must be at least 1, got {n} and {m}")
+    return n, m

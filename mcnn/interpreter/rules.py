@@ -4,10 +4,10 @@ r"""What each operation of PyTorch is at one input: linear, a gate that can be h
 linear           sums, means, shapes, padding, interpolation, average pooling: as they are
 one factor       products, convolutions: as they are, if only one factor depends on the input
 gates            :math:`z\mapsto sz+c` with slope and constant of this input: ReLU and its kin
-choices          maximum pooling: the place that won stays the winner
+choices          maximum pooling, maxima: the place that won stays the winner
 normalisation    by batch statistics of training: as it is; by those of the input: the mean is
                  linear and stays, the deviation is held
-decisions        comparisons, signs, whole numbers: held
+decisions        comparisons, signs, whole numbers, and constants of the input's shape: held
 ===============  ================================================================================
 
 An operation that is in no line is refused.
@@ -82,7 +82,7 @@ def rule(call: Call) -> Replay:
 
 _LINEAR = {
     "add", "sub", "rsub", "neg", "sum", "mean", "cumsum", "clone", "alias", "detach", "contiguous",
-    "_to_copy", "lift_fresh_copy", "copy", "view", "_unsafe_view", "reshape", "_reshape_alias", "t",
+    "_to_copy", "lift_fresh_copy", "view", "_unsafe_view", "reshape", "_reshape_alias", "t",
     "transpose", "permute", "squeeze", "unsqueeze", "expand", "repeat", "flatten", "unflatten",
     "cat", "stack", "split", "split_with_sizes", "unbind", "select", "slice", "narrow", "unfold",
     "as_strided", "diagonal", "flip", "roll", "im2col", "col2im", "index_select", "constant_pad_nd",
@@ -92,7 +92,8 @@ _LINEAR = {
     "upsample_trilinear3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "pixel_shuffle",
     "pixel_unshuffle", "channel_shuffle", "reflection_pad1d", "reflection_pad2d",
     "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d",
-    "max_unpool2d", "max_unpool3d",
+    "max_unpool2d", "max_unpool3d", "tril", "triu", "rot90", "slice_scatter", "select_scatter",
+    "diagonal_scatter",
 }  # fmt: skip
 
 # Positions of the factors; what else an operation takes is added, or says how.
@@ -120,6 +121,16 @@ def _first_only(call: Call) -> Replay:
     if any(call.moves[1:]):
         raise Refusal("its mask or index depends on the input")
     return call.op
+
+
+def _squeezed(call: Call) -> Replay:
+    """Squeeze a copy: of an input without a batch, ``nn.Linear`` squeezes its product in place."""
+    return lambda z, *axes, **__: z.squeeze(*axes)
+
+
+def _copied(call: Call) -> Replay:
+    """Return what is copied; PyTorch's own has no forward derivative."""
+    return lambda z, source, *_, **__: source.to(z).expand_as(z)
 
 
 def _where(call: Call) -> Replay:
@@ -222,6 +233,8 @@ def _max_pool(axes: int) -> Callable[[Call], Replay]:
 
 
 def _max_dim(call: Call) -> Replay:
+    if len(call.args) < 2:
+        return _largest(call)
     axis, keep = call.args[1], len(call.args) > 2 and call.args[2]
     index = call.value[1] if keep else call.value[1].unsqueeze(axis)
 
@@ -230,6 +243,23 @@ def _max_dim(call: Call) -> Replay:
         return picked if keep else picked.squeeze(axis), call.value[1]
 
     return replay
+
+
+def _largest(call: Call) -> Replay:
+    """Hold the places of the largest, or least, over axes; equal ones share."""
+    z, axes = call.args[0], (call.args[1] if len(call.args) > 1 else ())
+    axes = tuple([axes] if isinstance(axes, int) else axes) or tuple(range(z.dim()))
+    keep = len(call.args) > 2 and call.args[2]
+    value = call.value if keep else _unsqueezed(call.value, axes, z.dim())
+    won = (z == value).to(z.dtype)
+    share = won / won.sum(axes, keepdim=True).clamp(min=1)  # of NaN, nobody wins
+    return lambda v, *_, **__: (v * share).sum(axes, keepdim=keep)
+
+
+def _unsqueezed(value: Tensor, axes: tuple[int, ...], dimensions: int) -> Tensor:
+    for axis in sorted(a % dimensions for a in axes):
+        value = value.unsqueeze(axis)
+    return value
 
 
 def _larger(call: Call) -> Replay:
@@ -315,12 +345,16 @@ _RULES: dict[str, Callable[[Call], Replay]] = {
     "masked_fill": _first_only,
     "embedding": _first_only,
     "where": _where,
+    "squeeze_": _squeezed,
+    "copy": _copied,
     "max_pool2d_with_indices": _max_pool(2),
     "max_pool3d_with_indices": _max_pool(3),
     "adaptive_max_pool2d": _max_pool(2),
     "adaptive_max_pool3d": _max_pool(3),
     "max": _max_dim,
     "min": _max_dim,
+    "amax": _largest,
+    "amin": _largest,
     "maximum": _larger,
     "minimum": _larger,
     "native_batch_norm": _batch_norm,
@@ -330,7 +364,10 @@ _RULES: dict[str, Callable[[Call], Replay]] = {
     "native_group_norm": _group_norm,
 }
 
-DECISIONS = {"sign", "heaviside"}
+DECISIONS = {
+    "sign", "heaviside", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones",
+    "new_full",
+}  # fmt: skip
 
 _DIVIDES = "it divides by a number that depends on the input"
 _CURVED = "it bends everywhere"

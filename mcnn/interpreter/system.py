@@ -17,7 +17,8 @@ References
    linear interpreters. ICCV 2019, arXiv:1908.05168.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ class LinearInterpreter:
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         self.x = x.detach()
-        self._held = Frozen(model, self.x)
+        with _kept(model):
+            self._held = Frozen(model, self.x)
         self.output = self._held.output
 
     @property
@@ -144,8 +146,10 @@ class LinearInterpreter:
         Raises
         ------
         UsageError
-            If it has more than 2**24 entries.
+            If it has more than 2**24 entries, or no row is to be found.
         """
+        if rows < 1:
+            raise UsageError(f"rows must be at least 1, got {rows}")
         m, n = self.shape
         if m * n > _DENSE:
             raise UsageError(f"a matrix of {m} x {n} is too large to write down: use matvec or svd")
@@ -219,6 +223,19 @@ class LinearInterpreter:
         return f"LinearInterpreter({m} outputs, {n} inputs)"
 
 
+@contextmanager
+def _kept(model: nn.Module) -> Iterator[None]:
+    """Leave the statistics of a model in training mode as they are: it will be refused."""
+    learning = [m for m in model.modules() if m.training and hasattr(m, "running_mean")]
+    before = [(b, b.clone()) for m in learning for b in m.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+
+
 def linear(model: nn.Module, x: Tensor) -> LinearInterpreter:
     r"""Return the linear system :math:`f(x)=A(x)x+b(x)` that a network is at one input.
 
@@ -265,6 +282,8 @@ def linear(model: nn.Module, x: Tensor) -> LinearInterpreter:
         ...
     mcnn.errors.UsageError: sigmoid in layer '1' cannot be held linear: it bends everywhere
     """
+    if not isinstance(x, Tensor):
+        raise UsageError(f"x must be a tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise UsageError(f"x must be floating point, got {x.dtype}")
     return LinearInterpreter(model, x)

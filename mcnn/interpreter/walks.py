@@ -20,6 +20,7 @@ Either is unbiased: the mean of :math:`n` walks has expectation :math:`A` and :m
 error of :math:`n^{-1/2}`.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class Layers(NamedTuple):
         [outputs, inputs] and [outputs] of each layer.
     gates
         [inputs] of each layer: the slope by which each input came out of the gates before it.
+        Gates behind the last layer are in its weights and bias.
     """
 
     weights: list[Tensor]
@@ -62,8 +64,13 @@ def active(model: nn.Sequential, x: Tensor) -> Layers:
     Raises
     ------
     UsageError
-        For any other module; ``linear`` takes those, and walks do not.
+        For any other module; ``linear`` takes those, and walks do not. If a number is NaN or
+        infinite.
     """
+    if not isinstance(model, nn.Sequential):
+        raise UsageError(f"walks go through an nn.Sequential, not through {type(model).__name__}")
+    if not all(bool(v.isfinite().all()) for v in (x, *model.parameters())):
+        raise UsageError("the input or a parameter of the model is NaN or infinite")
     weights, biases, gates = [], [], []
     z = x.flatten()
     gate = torch.ones_like(z)
@@ -82,6 +89,8 @@ def active(model: nn.Sequential, x: Tensor) -> Layers:
             raise UsageError(f"walks go through Linear, ReLU and Flatten, not through {kind}")
     if not weights:
         raise UsageError("the model has no linear layer to walk through")
+    if not bool((gate == 1).all()):
+        weights[-1], biases[-1] = weights[-1] * gate[:, None], biases[-1] * gate
     return Layers(weights, biases, gates)
 
 
@@ -131,9 +140,7 @@ def walk(
     (torch.Size([4]), torch.Size([]))
     """
     layers = active(model, x)
-    outputs = len(layers.weights[-1])
-    if not 0 <= output < outputs:
-        raise UsageError(f"output must be 0 ... {outputs - 1}, got {output}")
+    output, walks = _output(layers, output), operator.index(walks)
     if walks < 1:
         raise UsageError(f"walks must be at least 1, got {walks}")
     steps = _steps(layers, fold)
@@ -145,6 +152,13 @@ def walk(
         _walk_chunk(steps, output, number, seed, ends)
     ends /= walks
     return ends[:-1], ends[-1]
+
+
+def _output(layers: Layers, output: int) -> int:
+    outputs = len(layers.weights[-1])
+    if not 0 <= output < outputs:
+        raise UsageError(f"output must be 0 ... {outputs - 1}, got {output}")
+    return operator.index(output)
 
 
 class _Step(NamedTuple):
@@ -211,8 +225,14 @@ def variance(model: nn.Sequential, x: Tensor, output: int, fold: bool = True) ->
     ----------
     model, x, output, fold
         As in :func:`walk`.
+
+    Raises
+    ------
+    UsageError
+        As of :func:`walk`.
     """
     layers = active(model, x)
+    output = _output(layers, output)
     second = None  # of what a walk from each unit ends with, squared
     first = None  # [units, inputs + 1]: where it ends, in the mean
     for (_, ratio), weight, bias, gate in zip(_steps(layers, fold), *layers, strict=True):

@@ -16,7 +16,9 @@ Source: U. C. Täuber, as in :mod:`mcnn.kinetics`; D. Toussaint, F. Wilczek, Par
 annihilation in diffusive motion, J. Chem. Phys. 78, 1983.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -70,14 +72,16 @@ def lattice(
     """
     if kinds not in _KINDS:
         raise UsageError(f"kinds must be 1 (A + A) or 2 (A + B), got {kinds!r}")
+    sites = operator.index(sites)
     if sites < 2:
         raise UsageError(f"a ring needs at least 2 sites, got {sites}")
     if not 0 < density <= 1:
         raise UsageError(f"density must be above 0 and at most 1, got {density}")
-    whole = list(times)
-    if any(t != int(t) or t < 0 for t in whole) or whole != sorted(set(whole)):
+    given = [float(t) for t in times]  # of a tensor or an array, too
+    ascending = all(a < b for a, b in pairwise(given))
+    if not (ascending and all(t.is_integer() and t >= 0 for t in given)):
         raise UsageError("times must be whole numbers from 0, each larger than the last")
-    return _states(kinds, sites, [int(t) for t in whole], density, as_seed(seed))
+    return _states(kinds, sites, [int(t) for t in given], density, as_seed(seed))
 
 
 def _states(

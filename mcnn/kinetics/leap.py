@@ -9,6 +9,7 @@ Source: D. T. Gillespie, Approximate accelerated stochastic simulation of chemic
 systems, J. Chem. Phys. 115, 2001.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,7 @@ def simulate(
     start, t = network.state(initial), ssa.checked_times(times)
     if not 0 < step < float("inf"):
         raise UsageError(f"step must be above 0 and finite, got {step}")
+    runs = operator.index(runs)
     if runs < 1:
         raise UsageError(f"runs must be at least 1, got {runs}")
     generator = torch.Generator().manual_seed(as_seed(seed))

@@ -10,6 +10,7 @@ In a volume V the counts x then react at the rate
 for a particle does not react with itself.
 """
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -63,9 +64,9 @@ class Network:
     """
 
     def __init__(self, reactions: Mapping[str, float], volume: float = 1.0) -> None:
-        if not reactions:
+        if not isinstance(reactions, Mapping) or not reactions:
             raise UsageError('a network needs a reaction, such as {"A -> 0": 1.0}')
-        if not 0 < volume < float("inf"):
+        if not 0 < _number(volume) < float("inf"):
             raise UsageError(f"the volume must be above 0 and finite, got {volume}")
         sides = [_sides(text) for text in reactions]
         names = dict.fromkeys(name for side in sides for terms in side for name in terms)
@@ -76,7 +77,7 @@ class Network:
         self.reactants = counts[:, 0]  # [reactions, species]
         self.changes = counts[:, 1] - counts[:, 0]
         for text, rate in reactions.items():
-            if not 0 <= rate < float("inf"):
+            if not 0 <= _number(rate) < float("inf"):
                 raise UsageError(f"the rate of {text!r} must be a number of at least 0, got {rate}")
         for text, change in zip(reactions, self.changes, strict=True):
             if not change.any():
@@ -101,7 +102,12 @@ class Network:
                 if name not in self.species:
                     raise unknown("species", name, self.species)
             counts = [counts.get(name, 0) for name in self.species]
-        x = torch.as_tensor(counts)
+        try:
+            x = torch.as_tensor(counts)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"counts must be integers of at least 0: {error}") from None
+        if x.dtype == torch.bool:
+            raise UsageError(f"counts must be integers of at least 0, got {x.tolist()}")
         if x.shape != (len(self.species),):
             raise UsageError(
                 f"counts of {', '.join(self.species)} are wanted, got shape {tuple(x.shape)}"
@@ -127,19 +133,36 @@ class Network:
         -------
         Tensor
             float64 [..., reactions], per unit of time.
+
+        Raises
+        ------
+        UsageError
+            For another number of species, or counts below 0.
         """
+        self._like_species(x)
+        if bool((x < 0).any()):
+            raise UsageError("counts must be at least 0")
         return ssa.propensities(self, x)
 
     def drift(self, c: Tensor) -> Tensor:
         """Return the rate of change of concentrations c [..., species] in the mean field."""
+        self._like_species(c)
         c = c.double()
         terms = torch.pow(c.unsqueeze(-2), self.reactants.double())  # [..., reactions, species]
         return (self.rates * terms.prod(-1)) @ self.changes.double()
+
+    def _like_species(self, x: Tensor) -> None:
+        if x.shape[-1:] != (len(self.species),):
+            raise UsageError(
+                f"the last axis must be {', '.join(self.species)}, got shape {tuple(x.shape)}"
+            )
 
     def mean_field(
         self, initial: Mapping[str, int] | Sequence[int] | Tensor, times: Sequence[float] | Tensor
     ) -> Tensor:
         """Solve the rate equations of chemistry, to a relative error of 1e-9 or so.
+
+        Of concentrations that have fallen far below all those of the start the error is absolute.
 
         Parameters
         ----------
@@ -175,7 +198,9 @@ class Network:
                 )
             return self.drift(torch.from_numpy(c)).numpy()
 
-        options = {"method": "LSODA", "rtol": 1e-10, "atol": 1e-12, "t_eval": np.unique(t.numpy())}
+        least = float(start[start > 0].min()) if (start > 0).any() else 1.0
+        atol = 1e-12 * min(1.0, 1e3 * least)  # one particle in a large volume counts, too
+        options = {"method": "LSODA", "rtol": 1e-10, "atol": atol, "t_eval": np.unique(t.numpy())}
         with np.errstate(over="ignore", invalid="ignore"):
             found = solve_ivp(drift, (0.0, float(t[-1])), start, **options)
         if not found.success or found.y.shape[1] < len(found.t) or not np.isfinite(found.y).all():
@@ -227,7 +252,7 @@ class Network:
         Raises
         ------
         UsageError
-            If a species has no bound.
+            If a species has no bound or one below 0, or there is no such species.
 
         Examples
         --------
@@ -239,6 +264,11 @@ class Network:
         missing = [name for name in self.species if name not in most]
         if missing:
             raise UsageError(f"generator needs the largest count of {', '.join(missing)}")
+        for name, bound in most.items():
+            if name not in self.species:
+                raise unknown("species", name, self.species)
+            if operator.index(bound) < 0:
+                raise UsageError(f"the largest count of {name} must be at least 0, got {bound}")
         bounds = torch.tensor([int(most[name]) for name in self.species])
         states = torch.tensor(list(product(*(range(int(b) + 1) for b in bounds))))
         strides = torch.cat([(bounds + 1).flip(0).cumprod(0).flip(0)[1:], torch.ones(1).long()])
@@ -255,6 +285,14 @@ class Network:
         return coo_matrix((data[0], (data[1], data[2])), shape=(len(states),) * 2).tocsr()
 
 
+def _number(x: float) -> float:
+    """Return a number, or NaN for what is none: no range has that in it."""
+    try:
+        return float(x)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
 def _sides(text: str) -> tuple[dict[str, int], dict[str, int]]:
     left, arrow, right = text.partition("->")
     if not arrow or "->" in right:
@@ -268,7 +306,7 @@ def _side(side: str, text: str) -> dict[str, int]:
         return counts
     for term in side.split("+"):
         match = _TERM.fullmatch(term.strip())
-        if match is None:
+        if match is None or not 0 < int(match[1] or 1) < 2**31:
             raise UsageError(
                 f"{text!r}: cannot read {term.strip()!r}; write '2 A', or 0 for nothing"
             )

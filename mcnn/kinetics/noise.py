@@ -24,6 +24,8 @@ from mcnn.errors import UsageError
 if TYPE_CHECKING:
     from mcnn.kinetics.network import Network
 
+_REST = 1e-3  # of what flows in and out: a fixed point may be given to a few digits
+
 
 def fixed_point(network: "Network", guess: Tensor) -> Tensor:
     """Return concentrations float64 [species] at which the mean field rests, by Newton's method.
@@ -31,8 +33,9 @@ def fixed_point(network: "Network", guess: Tensor) -> Tensor:
     Raises
     ------
     UsageError
-        If none is found from the guess, [species].
+        If none is found from the guess, [species], or one with concentrations below 0.
     """
+    guess = torch.as_tensor(guess)
     c = guess.double().clone()
     for _ in range(100):
         slope = torch.autograd.functional.jacobian(network.drift, c)
@@ -42,8 +45,16 @@ def fixed_point(network: "Network", guess: Tensor) -> Tensor:
             break
         c = c - move
         if bool(move.abs().max() <= 1e-13 * c.abs().max().clamp(min=1e-300)):
+            if bool(c.min() < -1e-9 * c.abs().max()):
+                raise UsageError(
+                    f"from {guess.tolist()} Newton's method finds concentrations below 0, "
+                    f"{c.tolist()}: guess nearer to the fixed point"
+                )
             return c
-    raise UsageError(f"no fixed point of {network} is found from {guess.tolist()}")
+    raise UsageError(
+        f"no fixed point of {network} is found from {guess.tolist()}: guess nearer to it; where a "
+        "quantity is conserved there are many, and none by itself"
+    )
 
 
 def linear(network: "Network", c: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +71,7 @@ def covariance(network: "Network", c: Tensor) -> Tensor:
     Raises
     ------
     UsageError
-        If the fixed point is not stable, so that the noise grows.
+        If the mean field does not rest at c, or it is not stable, so that the noise grows.
 
     Examples
     --------
@@ -71,15 +82,32 @@ def covariance(network: "Network", c: Tensor) -> Tensor:
     """
     from scipy.linalg import solve_continuous_lyapunov
 
-    slope, noise = linear(network, c)
-    if not bool((torch.linalg.eigvals(slope).real < 0).all()):
-        raise UsageError(f"{c.tolist()} is no stable fixed point of {network}")
+    slope, noise = _at_rest(network, c)
     return torch.from_numpy(solve_continuous_lyapunov(slope.numpy(), -noise.numpy()))
 
 
 def spectrum(network: "Network", c: Tensor, omega: Tensor) -> Tensor:
-    """Return the power of each species at angular frequencies omega [n], float64 [n, species]."""
-    slope, noise = (m.to(torch.complex128) for m in linear(network, c))
+    """Return the power of each species at angular frequencies omega [n], float64 [n, species].
+
+    Raises
+    ------
+    UsageError
+        As of :func:`covariance`, or if the frequencies are no list.
+    """
+    if omega.dim() != 1:
+        raise UsageError(f"omega must be [n], got {list(omega.shape)}")
+    slope, noise = (m.to(torch.complex128) for m in _at_rest(network, c))
     eye = torch.eye(len(slope), dtype=torch.complex128)
     response = torch.linalg.inv(slope + 1j * omega.double()[:, None, None] * eye)
     return (response @ noise @ response.mH).diagonal(dim1=1, dim2=2).real
+
+
+def _at_rest(network: "Network", c: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what :func:`linear` does, at a stable fixed point only."""
+    slope, noise = linear(network, c)
+    terms = torch.pow(c.double(), network.reactants.double()).prod(-1)  # [reactions]
+    flow = network.changes.double().abs().T @ (network.rates * terms)  # [species]
+    rests = bool((network.drift(c).abs() <= _REST * flow).all())
+    if not rests or not bool((torch.linalg.eigvals(slope).real < 0).all()):
+        raise UsageError(f"{c.tolist()} is no stable fixed point of {network}")
+    return slope, noise

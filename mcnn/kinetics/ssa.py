@@ -12,6 +12,7 @@ Source: D. T. Gillespie, Exact stochastic simulation of coupled chemical reactio
 81, 1977.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,7 @@ def simulate(
     [[5, 0], [5, 0]]
     """
     start, t = network.state(initial), checked_times(times)
+    runs, max_events = operator.index(runs), operator.index(max_events)
     if not 1 <= runs <= RUNS:
         raise UsageError(f"runs must be in 1 ... {RUNS}, got {runs}")
     if not 1 <= max_events <= EVENTS:

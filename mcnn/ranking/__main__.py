@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mcnn.errors import McnnError
+from mcnn.errors import McnnError, UsageError
 from mcnn.ranking import GMF, Dot, Interactions, NeuMF, hit_rate, ranks, read
 from mcnn.ranking.training import Recipe, epochs
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 2 where the file is not one of ratings.
+        Exit status: 2 where the file is not one of ratings, or an option is wrong.
     """
     parser = argparse.ArgumentParser(prog="python -m mcnn.ranking", description=__doc__)
     parser.add_argument("ratings", help="lines of user, item, rating and time, as MovieLens has")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         _rank(read(options.ratings), options)
-    except McnnError as error:
+    except (McnnError, ValueError) as error:  # the latter of seeds and of PyTorch
         print(f"mcnn.ranking: error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -44,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rank(data: Interactions, options: argparse.Namespace) -> None:
     """Train and print."""
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError):
+        raise UsageError(f"there is no device {options.device!r} here: cpu always is") from None
+    candidates = ~data.seen
+    n = candidates.sum(1)
+    hit_rate(torch.zeros_like(n), n)  # are there enough candidates? Say so before the training
     sizes = (data.users, data.items, options.factors)
     plain = Recipe(options.lr)
     models = {
@@ -53,8 +60,6 @@ def _rank(data: Interactions, options: argparse.Namespace) -> None:
     }
     for model, _ in models.values():
         model.to(options.device)
-    candidates = ~data.seen
-    n = candidates.sum(1)
     print("epoch  model   validation: among 99  among all   test: among 99  among all")
     generator = torch.Generator().manual_seed(options.seed)
     for epoch in epochs(

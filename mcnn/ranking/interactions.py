@@ -1,5 +1,7 @@
 """Who chose what: choices of users among items, the last two of each user held out."""
 
+import math
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +65,8 @@ def leave_one_out(user: Tensor, item: Tensor, time: Tensor) -> Interactions:
     Raises
     ------
     UsageError
-        If the lengths differ, a pair occurs twice, or nobody has three choices.
+        If the lengths differ, a pair occurs twice, nobody has three choices, users and items are
+        no integers, or a time is not a number.
 
     Examples
     --------
@@ -75,6 +78,10 @@ def leave_one_out(user: Tensor, item: Tensor, time: Tensor) -> Interactions:
     if not user.shape == item.shape == time.shape or user.dim() != 1:
         shapes = [list(x.shape) for x in (user, item, time)]
         raise UsageError(f"users, items and times must be lists of one length, got {shapes}")
+    if user.is_floating_point() or item.is_floating_point():
+        raise UsageError(f"users and items must be integers, got {user.dtype} and {item.dtype}")
+    if bool(time.isnan().any()):
+        raise UsageError("a time is not a number (NaN), and has no order")
     enough = torch.unique(user, return_inverse=True)[1]
     enough = (torch.bincount(enough) >= LEAST)[enough] if len(user) else enough.bool()
     if not enough.any():
@@ -101,24 +108,42 @@ def parse(text: str) -> Interactions:
     """Read lines of user, item, rating and time, with any of MovieLens' separators.
 
     A rating is a choice, however low: the source calls that implicit feedback.
+    A first line without any number is a heading.
 
     Raises
     ------
     DataError
-        If a line has something else in it.
+        If a line has something else in it, or there is none.
     """
+    text = text.removeprefix("\ufeff")  # as some editors begin a file
     lines = [line.replace("::", "\t").replace(",", "\t").split() for line in text.splitlines()]
     lines = [line for line in lines if line]
-    head = bool(lines) and not lines[0][0].isdigit()
+    head = bool(lines) and not any(map(_is_number, lines[0]))
+    if not lines[head:]:
+        raise DataError("not ratings: there is no line of user, item, rating and time")
     try:
-        columns = [[int(line[0]), int(line[1]), int(float(line[3]))] for line in lines[head:]]
+        columns = [_columns(*line) for line in lines[head:]]
         user, item, time = torch.tensor(columns, dtype=torch.int64).view(-1, 3).T
-    except (ValueError, IndexError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"not ratings ({error}): lines of user, item, rating and time are read, with "
             "numbers for users and items"
         ) from None
     return leave_one_out(user, item, time)
+
+
+def _columns(user: str, item: str, rating: str, time: str) -> list[int]:
+    if not math.isfinite(float(rating)):
+        raise ValueError(f"a rating is {rating}")
+    return [int(user), int(item), int(time) if time.isdecimal() else int(float(time))]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def read(path: Path | str) -> Interactions:
@@ -164,7 +189,18 @@ def generated(
         Of the dot product.
     seed
         Of all of it.
+
+    Raises
+    ------
+    UsageError
+        If there is no user, or nobody can make so many choices, three at least.
     """
+    users, items, each, factors = map(operator.index, (users, items, each, factors))
+    if users < 1 or factors < 0 or not LEAST <= each <= items:
+        raise UsageError(
+            f"{users} users cannot make {each} choices each among {items} items: give 1 user and "
+            f"{LEAST} choices at least, and no more choices than items"
+        )
     generator = torch.Generator().manual_seed(fold_in(as_seed(seed), 0))
 
     def normal(*shape: int) -> Tensor:

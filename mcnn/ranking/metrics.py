@@ -14,6 +14,8 @@ as a function of R, which :func:`mcnn.ranking.hit_rate` computes without a rando
 from one to zero not at rank 10 but around rank N/10, slowly.
 """
 
+import operator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,7 +42,8 @@ def ranks(scores: Tensor, item: Tensor, candidates: Tensor) -> Tensor:
     Raises
     ------
     UsageError
-        If a score is not a number: nothing is as high as it, and it would rank first.
+        If a score is not a number: nothing is as high as it, and it would rank first. If shapes do
+        not fit, or a held out item is among its own candidates.
 
     Examples
     --------
@@ -48,14 +51,31 @@ def ranks(scores: Tensor, item: Tensor, candidates: Tensor) -> Tensor:
     >>> ranks(scores, torch.tensor([2]), torch.tensor([[True, True, False, True]])).tolist()
     [2]
     """
-    own = _numbers(scores).gather(1, item[:, None])
+    own = _own(scores, item)
+    _check_candidates(scores, item, candidates)
     return ((scores >= own) & candidates).sum(1)
 
 
-def _numbers(scores: Tensor) -> Tensor:
+def _own(scores: Tensor, item: Tensor) -> Tensor:
+    """Return the scores of the held out items, [users, 1]."""
+    if scores.dim() != 2 or item.shape != scores.shape[:1]:
+        raise UsageError(
+            f"scores and items must be [users, items] and [users], got {list(scores.shape)} and "
+            f"{list(item.shape)}"
+        )
     if bool(scores.isnan().any()):
         raise UsageError("a score is not a number (NaN), and has no rank: has training run away?")
-    return scores
+    return scores.gather(1, item[:, None])
+
+
+def _check_candidates(scores: Tensor, item: Tensor, candidates: Tensor) -> None:
+    if candidates.dtype != torch.bool or candidates.shape != scores.shape:
+        raise UsageError(
+            f"candidates must be bool {list(scores.shape)}, got {candidates.dtype} "
+            f"{list(candidates.shape)}"
+        )
+    if bool(candidates.gather(1, item[:, None]).any()):
+        raise UsageError("a held out item is among the candidates, and would count against itself")
 
 
 def gains(kind: str, k: int) -> np.ndarray:
@@ -66,6 +86,7 @@ def gains(kind: str, k: int) -> np.ndarray:
     UsageError
         For another kind than ``"hit"`` and ``"ndcg"``, or k below 1.
     """
+    k = operator.index(k)
     if k < 1:
         raise UsageError(f"k must be at least 1, got {k}")
     if kind == "hit":
@@ -97,18 +118,35 @@ def expected(
     Raises
     ------
     UsageError
-        If fewer candidates are there than are to be drawn.
+        If there is no user, fewer candidates are there than are to be drawn or than the rank says,
+        or none is to be drawn.
     """
+    _check_ranks(rank, candidates)
     r, n = rank.cpu().numpy(), candidates.cpu().numpy()
     if sampled is None:
         top = np.minimum(r, len(gain) - 1)
         return torch.from_numpy(np.where(r < len(gain), gain[top], 0.0))
+    sampled = operator.index(sampled)
+    if sampled < 1:
+        raise UsageError(f"one item at least is to be drawn, got {sampled}; None is all")
     if sampled > n.min():
         raise UsageError(f"{sampled} items are to be drawn, but a user has {n.min()} candidates")
     from scipy.stats import hypergeom  # takes as long to import as half of PyTorch
 
     chance = hypergeom.pmf(np.arange(len(gain)), n[:, None], r[:, None], sampled)  # [users, k]
     return torch.from_numpy(chance @ gain)
+
+
+def _check_ranks(rank: Tensor, candidates: Tensor) -> None:
+    if rank.dim() != 1 or not len(rank) or rank.shape != candidates.shape:
+        raise UsageError(
+            "ranks and numbers of candidates must be [users], of one user at least, got "
+            f"{list(rank.shape)} and {list(candidates.shape)}"
+        )
+    if rank.is_floating_point() or candidates.is_floating_point():
+        raise UsageError("ranks and numbers of candidates are integers: an estimate has no metric")
+    if bool(((rank < 0) | (rank > candidates)).any()):
+        raise UsageError("a rank must be at least 0, and at most the number of candidates")
 
 
 def hit_rate(rank: Tensor, candidates: Tensor, k: int = 10, sampled: int | None = SAMPLED) -> float:
@@ -157,14 +195,18 @@ def sampled_ranks(
     Raises
     ------
     UsageError
-        If fewer candidates are there, or a score is not a number.
+        If fewer candidates are there, none is to be drawn, or as of :func:`mcnn.ranking.ranks`.
     """
+    own = _own(scores, item)
+    _check_candidates(scores, item, candidates)
+    sampled = operator.index(sampled)
+    if sampled < 1:
+        raise UsageError(f"one item at least is to be drawn, got {sampled}")
     least = int(candidates.sum(1).min())
     if sampled > least:
         raise UsageError(f"{sampled} items are to be drawn, but a user has {least} candidates")
     key = torch.rand(candidates.shape, generator=generator, dtype=torch.float64)
     drawn = key.masked_fill(~candidates, 2.0).topk(sampled, largest=False).indices
-    own = _numbers(scores).gather(1, item[:, None])
     return (scores.gather(1, drawn) >= own).sum(1)
 
 
@@ -187,7 +229,8 @@ def unbiased_rank(scores: Tensor, item: Tensor, drawn: Tensor, q: Tensor) -> Ten
     Raises
     ------
     UsageError
-        If a score is not a number.
+        If a score is not a number, shapes do not fit, nothing was drawn, or something that cannot
+        be.
 
     Examples
     --------
@@ -196,6 +239,13 @@ def unbiased_rank(scores: Tensor, item: Tensor, drawn: Tensor, q: Tensor) -> Ten
     >>> round(float(unbiased_rank(scores, torch.tensor([0]), drawn, q)), 9)
     2.0
     """
-    own = _numbers(scores).gather(1, item[:, None])
+    own = _own(scores, item)
+    if drawn.dim() != 2 or len(drawn) != len(scores) or not drawn.shape[1]:
+        raise UsageError(f"drawn must be [{len(scores)}, m], m at least 1, got {list(drawn.shape)}")
+    if q.shape != scores.shape:
+        raise UsageError(f"q must be {list(scores.shape)}, got {list(q.shape)}")
+    chance = q.gather(1, drawn).double()
+    if not bool((chance > 0).all()):
+        raise UsageError("an item was drawn that q gives no probability")
     better = scores.gather(1, drawn) >= own
-    return (better / q.gather(1, drawn).double()).mean(1)
+    return (better / chance).mean(1)

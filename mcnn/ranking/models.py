@@ -4,6 +4,7 @@ All have embeddings :math:`p_u` of users and :math:`q_i` of items, normal with a
 first unless said otherwise, and return the logit of the probability that u chooses i.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcnn.errors import UsageError
 from mcnn.paths import PathMLP
 from mcnn.sampling import fold_in
 from mcnn.seeds import layer_seed
@@ -31,7 +33,9 @@ class Ranker(nn.Module):
 
     def __init__(self, users: int, items: int) -> None:
         super().__init__()
-        self.users, self.items = users, items
+        self.users, self.items = operator.index(users), operator.index(items)
+        if min(self.users, self.items) < 1:
+            raise UsageError(f"users and items must be at least 1, got {users} and {items}")
 
     @torch.no_grad()
     def scores(self) -> Tensor:
@@ -129,8 +133,8 @@ class MLP(Ranker):
 
     Raises
     ------
-    ValueError
-        If the first width is odd.
+    UsageError
+        If the first width is odd, or a number is below one.
 
     Examples
     --------
@@ -221,6 +225,8 @@ class PathTower(nn.Module):
 def _embedding(
     count: int, size: int, seed: int, stream: int, spread: float = _SPREAD
 ) -> nn.Embedding:
+    if operator.index(size) < 1:
+        raise UsageError(f"an embedding needs 1 number at least, got {size}")
     generator = torch.Generator().manual_seed(fold_in(seed, stream))
     return nn.Embedding.from_pretrained(
         spread * torch.randn(count, size, generator=generator), freeze=False
@@ -228,8 +234,10 @@ def _embedding(
 
 
 def _halves(users: int, items: int, tower: Sequence[int], seed: int) -> tuple[nn.Embedding, ...]:
+    if not tower or min(tower) < 1:
+        raise UsageError(f"tower must be widths of at least 1, got {list(tower)}")
     if tower[0] % 2:
-        raise ValueError(
+        raise UsageError(
             f"half of the tower's {tower[0]} inputs are the user's: give an even number"
         )
     half = tower[0] // 2

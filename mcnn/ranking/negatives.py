@@ -11,6 +11,9 @@ The density is free: uniform, or by popularity, which draws what is often chosen
 It is importance sampling, as :mod:`mcnn.density` does it with weights.
 """
 
+import math
+import operator
+
 import torch
 from torch import Tensor
 
@@ -38,17 +41,29 @@ def density(candidates: Tensor, popularity: Tensor | None = None, power: float =
     Raises
     ------
     UsageError
-        If a user has no candidate.
+        If a user has no candidate, a popularity is below zero or not a number, or shapes do not
+        fit.
 
     Examples
     --------
     >>> density(torch.tensor([[True, True, False]]), torch.tensor([2, 0, 9])).tolist()
     [[0.75, 0.25, 0.0]]
     """
+    if candidates.dtype != torch.bool or candidates.dim() != 2:
+        raise UsageError(
+            f"candidates must be bool [users, items], got {candidates.dtype} "
+            f"{list(candidates.shape)}"
+        )
     if not bool(candidates.any(1).all()):
         raise UsageError("a user has chosen all items, so that there is none left to draw")
     weight = torch.ones(candidates.shape[1], dtype=torch.float64, device=candidates.device)
     if popularity is not None:
+        if popularity.shape != weight.shape:
+            raise UsageError(f"popularity must be [{len(weight)}], got {list(popularity.shape)}")
+        if not bool((popularity >= 0).all() and popularity.isfinite().all()):
+            raise UsageError("a popularity must be a number of at least 0")
+        if not math.isfinite(power):
+            raise UsageError(f"power must be finite, got {power}")
         weight = (popularity.double() + 1) ** power
     q = candidates * weight
     return q / q.sum(1, keepdim=True)
@@ -65,7 +80,17 @@ def draw(q: Tensor, samples: int, generator: torch.Generator) -> Tensor:
         For each user.
     generator
         Source of the random numbers.
+
+    Raises
+    ------
+    UsageError
+        If none is to be drawn, or a row of q is no density.
     """
+    samples = operator.index(samples)
+    if samples < 1:
+        raise UsageError(f"samples must be at least 1, got {samples}")
+    if q.dim() != 2 or not bool((q >= 0).all() and (q.sum(1) > 0).all() and q.isfinite().all()):
+        raise UsageError("q must be [users, items], and each row a density")
     cumulative = q.cumsum(1)
     top = cumulative[:, -1:]  # one, to rounding
     xi = torch.rand(len(q), samples, generator=generator, dtype=torch.float64) * top
@@ -121,7 +146,14 @@ def not_known(known: Tensor, user: Tensor, generator: torch.Generator) -> Tensor
         int64 [n].
     generator
         Source of the random numbers.
+
+    Raises
+    ------
+    UsageError
+        If a user lacks none.
     """
+    if bool(known.all(1)[user].any()):
+        raise UsageError("a user has chosen every item: there is none left that was not chosen")
     items = known.shape[1]
     item = torch.randint(items, user.shape, generator=generator)
     left = known[user, item].nonzero().squeeze(1)

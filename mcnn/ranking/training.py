@@ -1,10 +1,11 @@
 """Training by logistic loss, with a few items that were not chosen beside each that was."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn.errors import UsageError
@@ -57,7 +58,8 @@ def epochs(
     Raises
     ------
     UsageError
-        If there is no model, or a user may learn from every item, so that none is left to draw.
+        If there is no model, a number is too small, or a user may learn from every item, so that
+        none is left to draw.
 
     Notes
     -----
@@ -65,14 +67,32 @@ def epochs(
     """
     if not models:
         raise UsageError("there is no model to train")
+    number, negatives, batch_size = map(operator.index, (number, negatives, batch_size))
+    if min(number, negatives) < 0 or batch_size < 1:
+        raise UsageError(
+            "number and negatives must be at least 0 and batch_size at least 1, got "
+            f"{number}, {negatives} and {batch_size}"
+        )
+    known = data.known
+    if negatives and bool(known.all(1).any()):
+        raise UsageError("a user has chosen every item: there is none left that was not chosen")
+    return _epochs(models, data, known, number, negatives, batch_size, generator)
+
+
+def _epochs(
+    models: Sequence[tuple[nn.Module, Recipe]],
+    data: Interactions,
+    known: Tensor,
+    number: int,
+    negatives: int,
+    batch_size: int,
+    generator: torch.Generator,
+) -> Iterator[int]:
     device = next(models[0][0].parameters()).device
     optimizers = [
         torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=recipe.decay, fused=True)
         for model, recipe in models
     ]
-    known = data.known
-    if negatives and bool(known.all(1).any()):
-        raise UsageError("a user has chosen every item: there is none left that was not chosen")
     others = data.user.repeat(negatives)
     user = torch.cat([data.user, others])
     label = torch.cat([torch.ones(len(data.user)), torch.zeros(len(others))])

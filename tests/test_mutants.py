@@ -72,7 +72,9 @@ def test_a_change_is_noticed_and_so_is_one_that_does_not_end(answers):
     rc, _, said = answers(lambda text: text.replace("+", "-"))
     assert rc == 1
     assert "FAILED test_sums.py::test_add" in said
-    assert answers(lambda text: text.replace("return", "while True: pass; return"), 1)[0] is None
+    assert (
+        answers(lambda text: text.replace("return", "while True: pass\n    return"), 5)[0] is None
+    )
     assert answers()[0] == 0, "and nothing of that stays"
 
 

@@ -5,7 +5,8 @@ the cache is often several times faster.
 Such loops stand in C files beside the modules whose operators compute the same.
 The compiler is ``cc``, or what the environment variable ``CC`` names, with arguments or without; it
 takes less than a second.
-Where there is none, or it fails, :func:`library` returns None and PyTorch's operators serve.
+Where there is none, or it fails, :func:`library` returns None and PyTorch's operators serve; who
+has set ``CC`` is told that it did not.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -49,10 +51,15 @@ def library(
     CDLL or None
         None where that cannot be done.
     """
-    words = shlex.split(os.environ.get("CC") or "cc")  # as make takes it: "ccache gcc"
+    chosen = os.environ.get("CC", "").strip()
+    try:
+        words = shlex.split(chosen or "cc")  # as make takes it: "ccache gcc"
+    except ValueError as error:
+        return _without(chosen, f"cannot be read: {error}")
     compiler = shutil.which(words[0]) if words else None
     if compiler is None:
-        return None
+        return _without(chosen, "names no program that is there")
+    why = ""
     flags = (
         *_FLAGS,
         f"-I{Path(__file__).parent}",
@@ -65,12 +72,31 @@ def library(
                 command = [compiler, *words[1:], *flags, *machine, "-o", binary, source, "-lm"]
                 subprocess.run(command, capture_output=True, check=True, timeout=60)
                 loaded = ctypes.CDLL(str(binary))
-        except (OSError, subprocess.SubprocessError):
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.decode(errors="replace").strip().splitlines()
+            why = f"exits with status {error.returncode}: {(lines or ['no message'])[0][:200]}"
+            continue
+        except (OSError, subprocess.SubprocessError) as error:
+            why = f"gives nothing that can be loaded: {error}"
             continue
         for name, types in arguments.items():
             getattr(loaded, name).argtypes = types
         return loaded
-    return None
+    return _without(chosen, why)
+
+
+def _without(chosen: str, why: str) -> None:
+    """Warn once that the compiler of ``CC`` does not serve; where none was chosen, say nothing."""
+    if chosen:
+        _warn_once(
+            f"CC={chosen!r} {why}. PyTorch's operators take the place of loops in C, which is "
+            "slower: let CC name a C compiler, such as gcc, or unset it"
+        )
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def in_parallel(work: Callable[[int, int], Any], bounds: Sequence[int]) -> list[Any]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mcnn import modelwise, safetensors
 from mcnn.density import coding
-from mcnn.errors import McnnError, unknown
+from mcnn.errors import McnnError, UsageError, unknown
 from mcnn.modelwise import Layer
 
 CODINGS = ("entropy", "packed")
@@ -142,6 +142,8 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
     ------
     StoredError
         If the file is damaged or no such file, or the model is another one; it is then unchanged.
+    UsageError
+        For a model on no device.
     """
     try:
         heads, codes, scales, rest = _read(Path(path).read_bytes())
@@ -149,12 +151,22 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
         raise
     except Exception as error:  # damage shows in many ways
         raise StoredError(f"{path} does not hold a quantised network: {error}") from error
+    nowhere = [name for name, value in model.state_dict().items() if _is_meta(value)]
+    if nowhere:
+        raise UsageError(
+            f"{nowhere[0]} of the model is on no device (meta), where nothing can be loaded: call "
+            'model.to_empty(device="cpu") first'
+        )
     _check(path, model, heads, rest)
+    model.load_state_dict(rest, strict=False)  # first, for a layer of paths takes its paths from it
     for head, numbers, scale in zip(heads, codes, scales, strict=True):
         layer = modelwise.select(model, [head["name"]])[0]
         layer.write((numbers.double() * scale[:, None].double()).to(layer.rows))
-    model.load_state_dict(rest, strict=False)
     return model
+
+
+def _is_meta(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta
 
 
 def _checksum(head: bytes, data: bytes) -> str:

@@ -15,7 +15,6 @@ A gradient with respect to the inputs needs the edges sorted by input as well: t
 when it is first asked for, and kept, at 12 bytes a weight.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Self
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcnn.checks import as_count
 from mcnn.density import sample_counts
 from mcnn.errors import UsageError, unknown
 from mcnn.linear.wiring import METHODS, sample_connections, signs
@@ -140,7 +140,7 @@ class SampledLinear(SparseLinear):
         UsageError
             For a layer on no device, whose weights are not known.
         """
-        samples = operator.index(samples)
+        samples = as_count("samples", samples)
         w = linear.weight.detach()  # [out_features, in_features]
         if w.is_meta:
             raise UsageError(
@@ -193,11 +193,9 @@ class SampledLinear(SparseLinear):
         ValueError
             For a number below one, more inputs than there are, or an unknown method.
         """
-        sizes = (in_features, out_features, fan_in)
-        in_features, out_features, fan_in = map(operator.index, sizes)  # NumPy's, too
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        in_features = as_count("in_features", in_features)
+        out_features = as_count("out_features", out_features)
+        fan_in = as_count("fan_in", fan_in, 0)
         if not 1 <= fan_in <= in_features:
             raise ValueError(f"fan_in must be in 1 ... in_features = {in_features}, got {fan_in}")
         if method not in METHODS:

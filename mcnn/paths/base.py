@@ -1,7 +1,6 @@
 """What linear and convolutional layers of paths share: edges, their weights, and how they begin."""
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mcnn.checks import as_count
 from mcnn.errors import UsageError, unknown
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.parameter import exchange
@@ -56,7 +56,7 @@ class PathLayer(SparseLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(operator.index(in_units), operator.index(out_units))
+        super().__init__(as_count("inputs", in_units), as_count("outputs", out_units))
         for name, value, known in (
             ("duplicates", duplicates, DUPLICATES),
             ("init", init, INITS),

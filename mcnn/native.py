@@ -29,6 +29,7 @@ from torch import Tensor
 
 _FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-w")
 _LARGE = 1 << 22  # bytes from which memory comes fresh from the system, page by page
+_TOLD: dict[str, str] = {}  # what of CC did not serve, and why
 _HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)  # where there are any
 
 
@@ -76,8 +77,11 @@ def library(
             lines = error.stderr.decode(errors="replace").strip().splitlines()
             why = f"exits with status {error.returncode}: {(lines or ['no message'])[0][:200]}"
             continue
-        except (OSError, subprocess.SubprocessError) as error:
-            why = f"gives nothing that can be loaded: {error}"
+        except subprocess.TimeoutExpired:
+            why = "takes longer than a minute"
+            continue
+        except OSError:
+            why = "gives no library that can be loaded"
             continue
         for name, types in arguments.items():
             getattr(loaded, name).argtypes = types
@@ -87,16 +91,14 @@ def library(
 
 def _without(chosen: str, why: str) -> None:
     """Warn once that the compiler of ``CC`` does not serve; where none was chosen, say nothing."""
-    if chosen:
-        _warn_once(
+    if chosen and chosen not in _TOLD:
+        _TOLD[chosen] = why
+        warnings.warn(
             f"CC={chosen!r} {why}. PyTorch's operators take the place of loops in C, which is "
-            "slower: let CC name a C compiler, such as gcc, or unset it"
+            "slower: let CC name a C compiler, such as gcc, or unset it",
+            RuntimeWarning,
+            stacklevel=3,
         )
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def in_parallel(work: Callable[[int, int], Any], bounds: Sequence[int]) -> list[Any]:

@@ -179,6 +179,42 @@ def test_layers_on_no_device_are_filled_by_a_state(make, shape):
         torch.testing.assert_close(layer.eval()(x), source.eval()(x))
 
 
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [*PATHS.values(), LAYERS["SampledLinear"]],
+    ids=[*PATHS, "SampledLinear"],
+)
+def test_complex_numbers_are_refused_and_the_layer_stays(make, shape):
+    layer, x = make().eval(), inputs(3, *shape)
+    want = layer(x)
+    with pytest.raises(TypeError, match=r"is of real numbers, and cannot be torch.complex64"):
+        layer.to(torch.complex64)
+    if "Residual" not in repr(layer)[:12] and "CNN" not in repr(layer)[:12]:
+        torch.testing.assert_close(layer(x), want)
+
+
+def test_every_kernel_names_what_does_not_fit():
+    for kernel in ("gather", "blocks", "dense"):
+        layer = PathLinear(16, 8, 32, seed=1, kernel=kernel)
+        with pytest.raises(TypeError, match="x and weight must be of one type"):
+            layer(inputs(3, 16).double())
+        with pytest.raises(ValueError, match=r"the input must be \[..., 16\], got \[\]"):
+            layer(torch.tensor(1.0))
+    net = PathMLP([16, 8, 4], 32, seed=1)
+    torch.testing.assert_close(net(inputs(16)), net(inputs(1, 16))[0])
+    with pytest.raises(ValueError, match=r"an example must have 16 numbers, got \[3, 17\]"):
+        net(inputs(3, 17))
+
+
+@pytest.mark.parametrize("kernel", ["gather", "dense"])
+def test_batches_of_exported_convolutions_may_change(kernel):
+    layer, x = PathConv2d(4, 4, 3, 8, seed=1, kernel=kernel).eval(), inputs(3, 4, 5, 5)
+    sizes = ({0: torch.export.Dim("b", min=2, max=64)},)
+    other = torch.export.export(layer, (x,), dynamic_shapes=sizes).module()
+    twice = torch.cat([x, x])
+    torch.testing.assert_close(other(twice), layer(twice))
+
+
 @every_layer
 def test_states_of_averages_load(make, shape):
     layer, x = make(), inputs(3, *shape)
@@ -353,6 +389,21 @@ FUNCTIONS = {
     ),
 }
 every_function = pytest.mark.parametrize(("make", "call"), FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+@every_function
+def test_functions_on_no_device_are_filled_by_a_state(make, call):
+    source, layer = make(), make(device="meta")
+    assert call(layer, partial(torch.ones, device="meta")).shape == call(source, torch.ones).shape
+    layer.load_state_dict(source.state_dict(), assign=True)
+    if list(layer.parameters()):  # else nothing says where it belongs
+        torch.testing.assert_close(call(layer, torch.ones), call(source, torch.ones))
+
+
+def test_places_of_another_dimension_are_named():
+    layer = IntegralLayer(Fourier(1, 2, 4, torch.Generator().manual_seed(0)), n=8)
+    with pytest.raises(ValueError, match=r"y must be places, \[m, 2\], got \[3, 1\]"):
+        layer(torch.ones(2, 8), torch.ones(3, 1))
 
 
 @every_function

@@ -264,3 +264,12 @@ def test_a_model_on_no_device_is_refused(tmp_path):
     save_quantized(quantize(nn.Linear(8, 4), samples=4)[0], tmp_path / "small.safetensors")
     with pytest.raises(UsageError, match=r"weight of the model is on no device .*to_empty"):
         load_quantized(tmp_path / "small.safetensors", nn.Linear(8, 4, device="meta"))
+
+
+def test_what_is_loaded_in_inference_mode_trains_later(tmp_path):
+    save_quantized(quantize(nn.Linear(8, 4), samples=4)[0], tmp_path / "small.safetensors")
+    layer = nn.Linear(8, 4)
+    with torch.inference_mode():
+        load_quantized(tmp_path / "small.safetensors", layer)
+    layer(torch.ones(2, 8, requires_grad=True)).sum().backward()
+    assert layer.weight.grad is not None

@@ -184,6 +184,7 @@ def test_layers_on_no_device_are_filled_by_a_state(make, shape):
     [*PATHS.values(), LAYERS["SampledLinear"]],
     ids=[*PATHS, "SampledLinear"],
 )
+@pytest.mark.filterwarnings("ignore:Complex modules")
 def test_complex_numbers_are_refused_and_the_layer_stays(make, shape):
     layer, x = make().eval(), inputs(3, *shape)
     want = layer(x)
@@ -429,3 +430,24 @@ def test_nodes_belong_to_the_parameters():
             layer(double, n=8, dtype=torch.float32)
     with pytest.raises(ValueError, match="convert the kernel and the bias first"):
         IntegralLayer(kernel(), n=8, bias=CosineBias(1, 2).double())
+
+
+def test_networks_that_grow_in_inference_mode_train_later():
+    for change in (paths_of.grow, paths_of.regrow):
+        net = PathMLP([16, 8, 4], 32, seed=1)
+        with torch.inference_mode():
+            change(net, 8)
+        net(inputs(3, 16)).sum().backward()
+        assert all(p.grad is not None for p in net.parameters())
+
+
+def test_other_paths_without_weights_are_refused():
+    layer, state = PathLinear(16, 8, 32, seed=1), PathLinear(16, 8, 32, seed=2).state_dict()
+    before = layer.weight.detach().clone()
+    del state["weight"]
+    with pytest.raises(UsageError, match="other paths than the layer, and no weights of theirs"):
+        layer.load_state_dict(state, strict=False)
+    assert torch.equal(layer.weight, before)
+    own = {k: v for k, v in layer.state_dict().items() if k != "weight"}
+    assert layer.load_state_dict(own, strict=False).missing_keys == ["weight"]
+    assert torch.equal(layer.weight, before)

@@ -123,6 +123,7 @@ def save_quantized(model: nn.Module, path: str | Path, coded: str = "entropy") -
     return path.stat().st_size
 
 
+@torch.inference_mode(False)  # else the result could never be trained
 def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
     """Read a file of :func:`save_quantized` into a model of the same make.
 
@@ -158,7 +159,11 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
             'model.to_empty(device="cpu") first'
         )
     _check(path, model, heads, rest)
-    model.load_state_dict(rest, strict=False)  # first, for a layer of paths takes its paths from it
+    # First, for a layer of paths takes its paths from it, and a weight of as many edges.
+    state = model.state_dict(keep_vars=True)
+    weights = _weights(model, [head["name"] for head in heads])
+    taken = [n for n, w in state.items() if id(w) in weights and f"{n[:-6]}paths" in rest]
+    model.load_state_dict(rest | {n: state[n].detach().clone() for n in taken}, strict=False)
     for head, numbers, scale in zip(heads, codes, scales, strict=True):
         layer = modelwise.select(model, [head["name"]])[0]
         layer.write((numbers.double() * scale[:, None].double()).to(layer.rows))

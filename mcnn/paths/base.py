@@ -238,6 +238,11 @@ class PathLayer(SparseLayer):
             paths = paths.int()
         same = not self.paths.is_meta and torch.equal(paths.cpu(), self.paths.cpu())
         weight, before = None if same else self._own_weight(), self.paths
+        if weight is not None and "weight" not in state:
+            raise UsageError(
+                "the state has other paths than the layer, and no weights of theirs: load both, or "
+                "leave the paths out"
+            )
         # Also the same once more, for what a layer on no device was given may be anything.
         self._set_paths(paths, paths.device if assign else self.paths.device)
         if weight is None:

@@ -451,3 +451,32 @@ def test_other_paths_without_weights_are_refused():
     own = {k: v for k, v in layer.state_dict().items() if k != "weight"}
     assert layer.load_state_dict(own, strict=False).missing_keys == ["weight"]
     assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("kernel", ["gather", "blocks", "dense"])
+def test_states_of_other_paths_do_not_meet_the_edges_of_the_layer(kernel):
+    layer, other = (PathLinear(16, 8, 32, seed=s, kernel=kernel) for s in (1, 2))
+    x = inputs(3, 16)
+    with pytest.raises(UsageError, match="without the lists of their edges"):
+        torch.func.functional_call(layer, dict(other.state_dict()), (x,))
+    whole = dict(other.named_parameters()) | dict(other.named_buffers())
+    torch.testing.assert_close(torch.func.functional_call(layer, whole, (x,)), other(x))
+    own = {name: value.clone() for name, value in layer.state_dict().items()}
+    torch.testing.assert_close(torch.func.functional_call(layer, own, (x,)), layer(x))
+    for changed in (copy.deepcopy(layer).double(), pickle.loads(pickle.dumps(layer)).double()):
+        torch.testing.assert_close(changed(x.double()), layer(x).double())
+
+
+def test_states_of_other_lists_do_not_meet_those_kept_for_the_way_back():
+    def gradient(call):
+        x = inputs(3, 16).requires_grad_()
+        call(x).square().sum().backward()
+        return x.grad
+
+    layer, other = (SampledLinear.random(16, 8, 4, seed=s) for s in (1, 2))
+    want = gradient(layer), gradient(other)
+    state = {name: value.detach() for name, value in other.state_dict().items()}
+    got = gradient(lambda x: torch.func.functional_call(layer, state, (x,)))
+    torch.testing.assert_close(got, want[1])
+    torch.testing.assert_close(gradient(layer), want[0])
+    torch.testing.assert_close(gradient(copy.deepcopy(layer).double().float()), want[0])

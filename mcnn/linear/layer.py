@@ -92,6 +92,7 @@ class SampledLinear(SparseLinear):
             self.register_buffer(name, value)
         for name in _BACKWARD:
             self.register_buffer(f"_{name}", None, persistent=False)
+        self._sorted: tuple[Tensor, Tensor] | None = None  # what belongs together
         self.scale = nn.Parameter(scale)
         self.bias = None if bias is None else nn.Parameter(bias)
 
@@ -226,7 +227,7 @@ class SampledLinear(SparseLinear):
     @property
     def edges(self) -> Edges:
         """The edges, sorted both ways; nothing is kept that was not there."""
-        if self._order is None:
+        if self._order is None or self._are_others():
             return edges_of_rows(self.starts, self.inputs, self.in_features)
         return Edges(
             self.inputs,
@@ -276,6 +277,7 @@ class SampledLinear(SparseLinear):
             # What lies there is what the memory was before, and no number of a unit.
             for buffer in self.buffers():
                 buffer.zero_()
+        self._sorted = None if self._order is None else (self.inputs, self._order)
         return self
 
     def _keep_backward_lists(self) -> None:
@@ -283,6 +285,14 @@ class SampledLinear(SparseLinear):
             edges = self.edges
             for name in _BACKWARD:
                 setattr(self, f"_{name}", getattr(edges, name))
+            self._sorted = self.inputs, self._order
+
+    def _are_others(self) -> bool:
+        """Return whether a call brings lists of its own, as ``torch.func.functional_call`` does."""
+        if torch.compiler.is_compiling() or self._sorted is None:
+            return False
+        inputs, order = self._sorted
+        return self.inputs is not inputs and self._order is order
 
     @torch.inference_mode(False)  # what is trained later must not be made in that mode
     def adopt_structure(self, state: Mapping[str, Tensor], assign: bool = False) -> None:

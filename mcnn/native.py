@@ -5,7 +5,8 @@ the cache is often several times faster.
 Such loops stand in C files beside the modules whose operators compute the same.
 The compiler is ``cc``, or what the environment variable ``CC`` names, with arguments or without; it
 takes less than a second.
-Where there is none, or it fails, :func:`library` returns None and PyTorch's operators serve.
+Where there is none, or it fails, :func:`library` returns None and PyTorch's operators serve; who
+has set ``CC`` is told that it did not.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -27,6 +29,7 @@ from torch import Tensor
 
 _FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-w")
 _LARGE = 1 << 22  # bytes from which memory comes fresh from the system, page by page
+_TOLD: dict[str, str] = {}  # what of CC did not serve, and why
 _HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)  # where there are any
 
 
@@ -49,10 +52,15 @@ def library(
     CDLL or None
         None where that cannot be done.
     """
-    words = shlex.split(os.environ.get("CC") or "cc")  # as make takes it: "ccache gcc"
+    chosen = os.environ.get("CC", "").strip()
+    try:
+        words = shlex.split(chosen or "cc")  # as make takes it: "ccache gcc"
+    except ValueError as error:
+        return _without(chosen, f"cannot be read: {error}")
     compiler = shutil.which(words[0]) if words else None
     if compiler is None:
-        return None
+        return _without(chosen, "names no program that is there")
+    why = ""
     flags = (
         *_FLAGS,
         f"-I{Path(__file__).parent}",
@@ -65,12 +73,32 @@ def library(
                 command = [compiler, *words[1:], *flags, *machine, "-o", binary, source, "-lm"]
                 subprocess.run(command, capture_output=True, check=True, timeout=60)
                 loaded = ctypes.CDLL(str(binary))
-        except (OSError, subprocess.SubprocessError):
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.decode(errors="replace").strip().splitlines()
+            why = f"exits with status {error.returncode}: {(lines or ['no message'])[0][:200]}"
+            continue
+        except subprocess.TimeoutExpired:
+            why = "takes longer than a minute"
+            continue
+        except OSError:
+            why = "gives no library that can be loaded"
             continue
         for name, types in arguments.items():
             getattr(loaded, name).argtypes = types
         return loaded
-    return None
+    return _without(chosen, why)
+
+
+def _without(chosen: str, why: str) -> None:
+    """Warn once that the compiler of ``CC`` does not serve; where none was chosen, say nothing."""
+    if chosen and chosen not in _TOLD:
+        _TOLD[chosen] = why
+        warnings.warn(
+            f"CC={chosen!r} {why}. PyTorch's operators take the place of loops in C, which is "
+            "slower: let CC name a C compiler, such as gcc, or unset it",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def in_parallel(work: Callable[[int, int], Any], bounds: Sequence[int]) -> list[Any]:

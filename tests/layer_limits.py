@@ -63,6 +63,12 @@ def copied(make: Make, shape: tuple[int, ...]) -> None:
 
 def meta(make: Make, shape: tuple[int, ...]) -> None:
     layer = make(device="meta")
+    x = torch.empty(3, *shape, device="meta", requires_grad=True)
+    y = layer(x)
+    assert y.is_meta
+    assert y.shape == make()(inputs(3, *shape)).shape
+    y.sum().backward()
+    assert x.grad.is_meta
     layer.load_state_dict(make().state_dict(), assign=True)
     same(layer.eval()(inputs(3, *shape)), make().eval()(inputs(3, *shape)))
 

@@ -11,6 +11,8 @@ from mcnn import safetensors
 from mcnn.baselines import rounding
 from mcnn.density import coding, load_quantized, quantize, save_quantized
 from mcnn.density.stored import StoredError, integers
+from mcnn.errors import UsageError
+from mcnn.paths import PathLinear, PathMLP
 
 
 def net():
@@ -243,3 +245,31 @@ def test_a_state_of_other_things_than_tensors_is_refused(tmp_path):
     small, _ = quantize(Other(40, 30), samples=40)
     with pytest.raises(ValueError, match="no tensor"):
         save_quantized(small, tmp_path / "small.safetensors")
+
+
+@pytest.mark.parametrize("signs", [False, True])
+def test_layers_of_other_paths_take_those_of_the_file(tmp_path, signs):
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(3))
+    for make in (
+        lambda seed: PathLinear(16, 8, 32, seed=seed, fixed_signs=signs),
+        lambda seed: PathMLP([16, 8, 4], 32, seed=seed, fixed_signs=signs),
+    ):
+        small, _ = quantize(make(1), samples=8)
+        save_quantized(small, tmp_path / "small.safetensors")
+        again = load_quantized(tmp_path / "small.safetensors", make(2))
+        torch.testing.assert_close(again(x), small(x))
+
+
+def test_a_model_on_no_device_is_refused(tmp_path):
+    save_quantized(quantize(nn.Linear(8, 4), samples=4)[0], tmp_path / "small.safetensors")
+    with pytest.raises(UsageError, match=r"weight of the model is on no device .*to_empty"):
+        load_quantized(tmp_path / "small.safetensors", nn.Linear(8, 4, device="meta"))
+
+
+def test_what_is_loaded_in_inference_mode_trains_later(tmp_path):
+    save_quantized(quantize(nn.Linear(8, 4), samples=4)[0], tmp_path / "small.safetensors")
+    layer = nn.Linear(8, 4)
+    with torch.inference_mode():
+        load_quantized(tmp_path / "small.safetensors", layer)
+    layer(torch.ones(2, 8, requires_grad=True)).sum().backward()
+    assert layer.weight.grad is not None

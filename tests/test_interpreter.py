@@ -307,3 +307,20 @@ def test_a_rule_that_gives_another_answer_is_refused(monkeypatch):
     monkeypatch.setitem(interpreter.rules._GATES, "relu", lambda z: (torch.ones_like(z), None))
     with pytest.raises(UsageError, match=r"relu in layer '1' .* does not give its own answer"):
         interpreter.linear(nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-1.0, 2.0]]))
+
+
+def test_all_results_of_a_rule_are_compared(monkeypatch):
+    def spoilt(call):
+        def replay(v, *rest, **options):
+            first, *others = call.op(v, *rest, **options)
+            return [first, *(other + 1 for other in others)]
+
+        return replay
+
+    halves = Function(lambda x: torch.cat([part * 2 for part in x.split(2, -1)], -1))
+    x = drawn(1, 4)
+    torch.testing.assert_close(interpreter.linear(halves, x)(x), 2 * x)
+    monkeypatch.setattr(interpreter.rules, "_LINEAR", {*interpreter.rules._LINEAR} - {"split"})
+    monkeypatch.setitem(interpreter.rules._RULES, "split", spoilt)
+    with pytest.raises(UsageError, match=r"split .*does not give its own answer"):
+        interpreter.linear(halves, x)

@@ -179,6 +179,43 @@ def test_layers_on_no_device_are_filled_by_a_state(make, shape):
         torch.testing.assert_close(layer.eval()(x), source.eval()(x))
 
 
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [*PATHS.values(), LAYERS["SampledLinear"]],
+    ids=[*PATHS, "SampledLinear"],
+)
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_complex_numbers_are_refused_and_the_layer_stays(make, shape):
+    layer, x = make().eval(), inputs(3, *shape)
+    want = layer(x)
+    with pytest.raises(TypeError, match=r"is of real numbers, and cannot be torch.complex64"):
+        layer.to(torch.complex64)
+    if "Residual" not in repr(layer)[:12] and "CNN" not in repr(layer)[:12]:
+        torch.testing.assert_close(layer(x), want)
+
+
+def test_every_kernel_names_what_does_not_fit():
+    for kernel in ("gather", "blocks", "dense"):
+        layer = PathLinear(16, 8, 32, seed=1, kernel=kernel)
+        with pytest.raises(TypeError, match="x and weight must be of one type"):
+            layer(inputs(3, 16).double())
+        with pytest.raises(ValueError, match=r"the input must be \[..., 16\], got \[\]"):
+            layer(torch.tensor(1.0))
+    net = PathMLP([16, 8, 4], 32, seed=1)
+    torch.testing.assert_close(net(inputs(16)), net(inputs(1, 16))[0])
+    with pytest.raises(ValueError, match=r"an example must have 16 numbers, got \[3, 17\]"):
+        net(inputs(3, 17))
+
+
+@pytest.mark.parametrize("kernel", ["gather", "dense"])
+def test_batches_of_exported_convolutions_may_change(kernel):
+    layer, x = PathConv2d(4, 4, 3, 8, seed=1, kernel=kernel).eval(), inputs(3, 4, 5, 5)
+    sizes = ({0: torch.export.Dim("b", min=2, max=64)},)
+    other = torch.export.export(layer, (x,), dynamic_shapes=sizes).module()
+    twice = torch.cat([x, x])
+    torch.testing.assert_close(other(twice), layer(twice))
+
+
 @every_layer
 def test_states_of_averages_load(make, shape):
     layer, x = make(), inputs(3, *shape)
@@ -356,6 +393,21 @@ every_function = pytest.mark.parametrize(("make", "call"), FUNCTIONS.values(), i
 
 
 @every_function
+def test_functions_on_no_device_are_filled_by_a_state(make, call):
+    source, layer = make(), make(device="meta")
+    assert call(layer, partial(torch.ones, device="meta")).shape == call(source, torch.ones).shape
+    layer.load_state_dict(source.state_dict(), assign=True)
+    if list(layer.parameters()):  # else nothing says where it belongs
+        torch.testing.assert_close(call(layer, torch.ones), call(source, torch.ones))
+
+
+def test_places_of_another_dimension_are_named():
+    layer = IntegralLayer(Fourier(1, 2, 4, torch.Generator().manual_seed(0)), n=8)
+    with pytest.raises(ValueError, match=r"y must be places, \[m, 2\], got \[3, 1\]"):
+        layer(torch.ones(2, 8), torch.ones(3, 1))
+
+
+@every_function
 def test_types_and_devices_are_those_asked_for_or_the_default(make, call):
     for dtype in (torch.float64, torch.bfloat16):
         assert call(make(dtype=dtype), partial(torch.ones, dtype=dtype)).dtype == dtype
@@ -378,3 +430,53 @@ def test_nodes_belong_to_the_parameters():
             layer(double, n=8, dtype=torch.float32)
     with pytest.raises(ValueError, match="convert the kernel and the bias first"):
         IntegralLayer(kernel(), n=8, bias=CosineBias(1, 2).double())
+
+
+def test_networks_that_grow_in_inference_mode_train_later():
+    for change in (paths_of.grow, paths_of.regrow):
+        net = PathMLP([16, 8, 4], 32, seed=1)
+        with torch.inference_mode():
+            change(net, 8)
+        net(inputs(3, 16)).sum().backward()
+        assert all(p.grad is not None for p in net.parameters())
+
+
+def test_other_paths_without_weights_are_refused():
+    layer, state = PathLinear(16, 8, 32, seed=1), PathLinear(16, 8, 32, seed=2).state_dict()
+    before = layer.weight.detach().clone()
+    del state["weight"]
+    with pytest.raises(UsageError, match="other paths than the layer, and no weights of theirs"):
+        layer.load_state_dict(state, strict=False)
+    assert torch.equal(layer.weight, before)
+    own = {k: v for k, v in layer.state_dict().items() if k != "weight"}
+    assert layer.load_state_dict(own, strict=False).missing_keys == ["weight"]
+    assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("kernel", ["gather", "blocks", "dense"])
+def test_states_of_other_paths_do_not_meet_the_edges_of_the_layer(kernel):
+    layer, other = (PathLinear(16, 8, 32, seed=s, kernel=kernel) for s in (1, 2))
+    x = inputs(3, 16)
+    with pytest.raises(UsageError, match="without the lists of their edges"):
+        torch.func.functional_call(layer, dict(other.state_dict()), (x,))
+    whole = dict(other.named_parameters()) | dict(other.named_buffers())
+    torch.testing.assert_close(torch.func.functional_call(layer, whole, (x,)), other(x))
+    own = {name: value.clone() for name, value in layer.state_dict().items()}
+    torch.testing.assert_close(torch.func.functional_call(layer, own, (x,)), layer(x))
+    for changed in (copy.deepcopy(layer).double(), pickle.loads(pickle.dumps(layer)).double()):
+        torch.testing.assert_close(changed(x.double()), layer(x).double())
+
+
+def test_states_of_other_lists_do_not_meet_those_kept_for_the_way_back():
+    def gradient(call):
+        x = inputs(3, 16).requires_grad_()
+        call(x).square().sum().backward()
+        return x.grad
+
+    layer, other = (SampledLinear.random(16, 8, 4, seed=s) for s in (1, 2))
+    want = gradient(layer), gradient(other)
+    state = {name: value.detach() for name, value in other.state_dict().items()}
+    got = gradient(lambda x: torch.func.functional_call(layer, state, (x,)))
+    torch.testing.assert_close(got, want[1])
+    torch.testing.assert_close(gradient(layer), want[0])
+    torch.testing.assert_close(gradient(copy.deepcopy(layer).double().float()), want[0])

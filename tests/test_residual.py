@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import linear
 
+from mcnn.errors import UsageError
 from mcnn.experiments.residual import common
 from mcnn.profiling import SavedBytes
 from mcnn.residual import ADAPTIVE, ORDERS, SOLVERS, STRUCTURES, WEIGHTS, ResidualODE
@@ -486,3 +487,43 @@ def test_empty_batches(solver, adjoint):
     y.sum().backward()
     assert all((p.grad == 0).all() for p in net.parameters() if p.grad is not None)
     assert net.trajectory(a).shape == (5, 0, 3)
+
+
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_a_penalty_on_adjoint_gradients_is_refused_for_it_would_do_nothing(solver):
+    def penalised(net):
+        z = normal(2, 3).requires_grad_()
+        y = net(z)
+        (slope_of_y,) = torch.autograd.grad(y.square().sum(), z, create_graph=True)
+        (y.sum() + slope_of_y.square().sum()).backward()
+        return [p.grad for p in net.parameters()]
+
+    net = ResidualODE(3, 4, 4, solver, adjoint=True, seed=1, activation=torch.tanh).double()
+    with pytest.raises(UsageError, match=r"cannot be differentiated again .*adjoint=False"):
+        penalised(net)
+    net(normal(2, 3)).sum().backward(retain_graph=True)  # once is what they are for
+    net.adjoint = False
+    assert all(g.abs().max() > 0 for g in penalised(net))
+
+
+@pytest.mark.parametrize(("solver", "adjoint"), [("rk4", True), ("dopri5", False)])
+def test_transformations_that_cannot_look_inside_are_refused(solver, adjoint):
+    net = ResidualODE(3, 4, 4, solver, adjoint=adjoint, seed=1).double()
+    x = normal(2, 3)
+    for transformed in (
+        lambda: torch.func.vmap(net)(x),
+        lambda: torch.func.grad(lambda v: net(v).sum())(x),
+        lambda: torch.func.jvp(net, (x,), (x,)),
+    ):
+        with pytest.raises(UsageError, match="adjoint=False and a solver of a fixed step"):
+            transformed()
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("solver", ["euler", "rk4", "dopri5"])
+def test_shapes_flow_where_there_are_no_numbers(solver, adjoint):
+    net = ResidualODE(3, 4, 5, solver, adjoint=adjoint, seed=1, device="meta")
+    x = torch.empty(2, 3, device="meta")
+    assert net(x).shape == (2, 3)
+    assert net.trajectory(x).shape == (6, 2, 3)
+    assert net(x).is_meta

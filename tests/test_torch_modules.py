@@ -7,7 +7,7 @@ from torch_checks import CHECKS, LAYERS, cases, refused, tables, types_of
 # What is not promised: how the check ends then, and why.
 REASONS = {
     ("ResidualODE, dopri5", "transforms"): (
-        "vmap",
+        "torch.func cannot look into adaptive steps",
         "its steps depend on the data, and examples that are mapped cannot share them",
     ),
     ("SampledLinear", "factory_kwargs"): (

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mcnn.checks import as_count
 from mcnn.modelwise import KINDS, Batches, Layer, observing, run_batches
 
 Call = Callable[[nn.Module], Any]
@@ -51,7 +52,7 @@ def batches(data: Batches, batch_size: int = 250) -> list[Call]:
     [250, 50]
     """
     if isinstance(data, Tensor):
-        parts = [part for part in data.split(batch_size) if len(part)]
+        parts = [part for part in data.split(as_count("batch_size", batch_size)) if len(part)]
     elif isinstance(data, Mapping | tuple):
         parts = [data] if len(data) else []
     else:

@@ -8,9 +8,10 @@ from torch import nn
 from tqdm import tqdm
 
 from mcnn import modelwise
+from mcnn.checks import as_count
 from mcnn.density import budget
 from mcnn.density.calibrate import batches, correct_bias, reestimate_batch_norm
-from mcnn.density.counts import check_samples, dequantize
+from mcnn.density.counts import dequantize
 from mcnn.density.lining import chains
 from mcnn.density.sequential import products, sequential_counts
 from mcnn.modelwise import Batches, Layers, Report
@@ -39,7 +40,7 @@ def quantize(
     if sequential and calibrate is None:
         raise ValueError("sequential sampling follows inputs: give some with calibrate=...")
     if samples is not None:
-        check_samples(samples)
+        samples = as_count("samples", samples)
     seed = as_seed(seed)
     full, originals = modelwise.copied(model, layers)
     model, selected = modelwise.copied(model, layers)

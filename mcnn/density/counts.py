@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcnn.checks import as_count
 from mcnn.density import native
 from mcnn.errors import unknown
 from mcnn.sampling import as_seed, hash_bits, points, uniforms
@@ -97,7 +98,8 @@ def sample_counts(
     tensor([[ 2, -1,  1],
             [ 0,  0,  0]], dtype=torch.int32)
     """
-    _check(weight, samples, method, normalize, order)
+    _check(weight, method, normalize, order)
+    samples = as_count("samples", samples)
     if normalize == "tensor":
         samples *= weight.shape[0]
     if samples >= 2**31:
@@ -164,22 +166,13 @@ def dequantize(counts: Tensor, weight: Tensor, normalize: str = "row") -> Tensor
     return (c * (norm / total)).view(weight.shape).to(weight.dtype)
 
 
-def check_samples(samples: int) -> None:
-    """Refuse a number of samples that is no positive integer."""
-    if isinstance(samples, bool) or not isinstance(samples, int):
-        raise TypeError(f"samples must be an int, got {type(samples).__name__}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-
-
-def _check(weight: Tensor, samples: int, method: str, normalize: str, order: str) -> None:
+def _check(weight: Tensor, method: str, normalize: str, order: str) -> None:
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         kind = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
         raise TypeError(f"weight must be a floating point tensor, got {kind}")
     if weight.dim() < 2 or weight.numel() == 0:
         shape = tuple(weight.shape)
         raise ValueError(f"weight must be [rows, inputs...] with at least one each, got {shape}")
-    check_samples(samples)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if normalize not in ("row", "tensor"):

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcnn import modelwise
+from mcnn.checks import check_positive
 from mcnn.density.counts import sample_counts
 from mcnn.errors import unknown
 from mcnn.modelwise import Layer, Layers, Report
@@ -62,8 +63,7 @@ def sampled(samples: float, method: str = "systematic") -> Rule:
     >>> codes, scale
     (tensor([[ 4, -2,  2,  0]], dtype=torch.int32), tensor([0.1250]))
     """
-    if not 0 < samples < float("inf"):
-        raise ValueError(f"samples must be positive and finite, got {samples}")
+    check_positive("samples", samples)
 
     def rule(rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         count = max(1, round(samples * rows.shape[1]))

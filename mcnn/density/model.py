@@ -1,11 +1,10 @@
 """Sampling the weights of a whole network, without training it again."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from mcnn import modelwise
+from mcnn.checks import as_count, check_positive
 from mcnn.density import calibrated
 from mcnn.density.counts import dequantize, sample_counts
 from mcnn.errors import unknown
@@ -105,8 +104,9 @@ def quantize(
     """
     if sum(x is not None for x in (samples, fraction, bits)) != 1:
         raise ValueError("give either samples or fraction or bits, and only one of them")
-    if fraction is not None and not (fraction > 0 and math.isfinite(fraction)):
-        raise ValueError(f"fraction must be positive and finite, got {fraction}")
+    for name, value in (("fraction", fraction), ("bits", bits)):
+        if value is not None:
+            check_positive(name, value)
     if bias not in BIASES:
         raise unknown("bias", bias, BIASES)
     if bits is not None or calibrate is not None or sequential or order == calibrated.CORRELATED:
@@ -133,8 +133,11 @@ def quantize(
         sampled_bias = bias == "sampled" and own_bias is not None
         if sampled_bias:
             rows = torch.cat([rows, own_bias.detach()[:, None]], 1)
-        count = samples if fraction is None else max(1, round(fraction * rows.shape[1]))
         try:
+            if fraction is None:
+                count = as_count("samples", samples)
+            else:
+                count = max(1, round(fraction * rows.shape[1]))
             counts = sample_counts(rows, count, method, normalize, order, layer.seed(seed))
         except (TypeError, ValueError) as error:
             raise type(error)(f"layer {layer.name!r}: {error}") from None

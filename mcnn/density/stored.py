@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mcnn import modelwise, safetensors
 from mcnn.density import coding
-from mcnn.errors import McnnError, unknown
+from mcnn.errors import McnnError, UsageError, unknown
 from mcnn.modelwise import Layer
 
 CODINGS = ("entropy", "packed")
@@ -123,6 +123,7 @@ def save_quantized(model: nn.Module, path: str | Path, coded: str = "entropy") -
     return path.stat().st_size
 
 
+@torch.inference_mode(False)  # else the result could never be trained
 def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
     """Read a file of :func:`save_quantized` into a model of the same make.
 
@@ -142,6 +143,8 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
     ------
     StoredError
         If the file is damaged or no such file, or the model is another one; it is then unchanged.
+    UsageError
+        For a model on no device.
     """
     try:
         heads, codes, scales, rest = _read(Path(path).read_bytes())
@@ -149,12 +152,26 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
         raise
     except Exception as error:  # damage shows in many ways
         raise StoredError(f"{path} does not hold a quantised network: {error}") from error
+    nowhere = [name for name, value in model.state_dict().items() if _is_meta(value)]
+    if nowhere:
+        raise UsageError(
+            f"{nowhere[0]} of the model is on no device (meta), where nothing can be loaded: call "
+            'model.to_empty(device="cpu") first'
+        )
     _check(path, model, heads, rest)
+    # First, for a layer of paths takes its paths from it, and a weight of as many edges.
+    state = model.state_dict(keep_vars=True)
+    weights = _weights(model, [head["name"] for head in heads])
+    taken = [n for n, w in state.items() if id(w) in weights and f"{n[:-6]}paths" in rest]
+    model.load_state_dict(rest | {n: state[n].detach().clone() for n in taken}, strict=False)
     for head, numbers, scale in zip(heads, codes, scales, strict=True):
         layer = modelwise.select(model, [head["name"]])[0]
         layer.write((numbers.double() * scale[:, None].double()).to(layer.rows))
-    model.load_state_dict(rest, strict=False)
     return model
+
+
+def _is_meta(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta
 
 
 def _checksum(head: bytes, data: bytes) -> str:

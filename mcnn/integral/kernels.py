@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mcnn.checks import as_count
+
 
 def cosines(x: Tensor, frequencies: int) -> Tensor:
     r"""Return the orthonormal cosines :math:`\prod_i\sqrt{2-[k_i=0]}\cos(\pi k_i x_i)`.
@@ -48,10 +50,9 @@ def cosines(x: Tensor, frequencies: int) -> Tensor:
 
 
 def check(**numbers: int) -> None:
-    """Raise ValueError, with its name, for a number below one."""
+    """Refuse what is no integer, or below one, with its name."""
     for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        as_count(name, value)
 
 
 class Kernel(nn.Module):
@@ -104,7 +105,7 @@ class Fourier(Kernel):
     ) -> None:
         super().__init__(inputs)
         check(outputs=outputs, frequencies=frequencies)
-        self.frequencies = frequencies
+        self.outputs, self.frequencies = outputs, frequencies
         size = frequencies**inputs, frequencies**outputs
         # Half of a signal passes the ReLU; each place y adds size[1] terms of unit mean square.
         scale = math.sqrt(2 / size[1])
@@ -116,6 +117,8 @@ class Fourier(Kernel):
 
     def integrate(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Return the sums of values times w(x, y) over x: [b, n] to [b, m]."""
+        if y.dim() != 2 or y.shape[1] != self.outputs:
+            raise ValueError(f"y must be places, [m, {self.outputs}], got {list(y.shape)}")
         coefficients = values @ cosines(x, self.frequencies)  # [b, K]
         return coefficients @ self.weight @ cosines(y, self.frequencies).T
 

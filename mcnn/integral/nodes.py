@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mcnn.checks import as_count
 from mcnn.errors import unknown
 from mcnn.sampling import METHODS, as_seed, points, uniforms
 
@@ -106,8 +107,7 @@ def nodes(
     """
     if method not in RULES:
         raise unknown("method", method, RULES)
-    if n < 1 or d < 1:
-        raise ValueError(f"n and d must be at least 1, got {n} and {d}")
+    n, d = as_count("n", n), as_count("d", d)
     if method == "gauss":
         x, weights = _gauss(n, d)
         return x.to(device, dtype), weights.to(device, dtype)

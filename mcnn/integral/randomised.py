@@ -34,6 +34,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mcnn.checks import as_count
 from mcnn.sampling import as_seed, fold_in, hash_bits, points
 
 _BITS = 32  # random digits after the scrambled ones; with 20 of these a float64 holds all
@@ -69,6 +70,7 @@ def nested_sobol(n: int, d: int, seed: int | torch.Generator = 0) -> Tensor:
     >>> (x * 8).long().sort(0).values.T.tolist()  # one in each eighth
     [[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 6, 7]]
     """
+    n, d = as_count("n", n, 0), as_count("d", d)
     if n < 1 or n & (n - 1) or n > 1 << _MOST:
         raise ValueError(f"n must be a power of two from 1 to 2**{_MOST}, got {n}")
     seed = as_seed(seed)

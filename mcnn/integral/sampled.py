@@ -1,7 +1,7 @@
 """What layers that integrate have in common: nodes, which are drawn, and drawn again."""
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ class Sampled(nn.Module):
     """A layer with a kernel, and nodes where its integral is sampled.
 
     The nodes are in no ``state_dict``, so a layer that was made on no device (``device="meta"``)
-    draws them when it comes to one.
+    draws them when it comes to one, be it with the parameters that a state assigns.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ class Sampled(nn.Module):
         self.register_buffer("x", x, persistent=False)
         self.register_buffer("weights", x.new_empty(0), persistent=False)
         self.draw(n, points, seed)
+        self.register_load_state_dict_post_hook(_follow)
 
     def draw(self, n: int, points: str, seed: int | torch.Generator | None = None) -> None:
         """Replace the nodes, on the same device and in the same precision."""
@@ -64,3 +65,11 @@ class Sampled(nn.Module):
         if nowhere and not self.x.is_meta:  # what lies there is what the memory was before
             self.draw(*self._drawn)
         return self
+
+
+def _follow(layer: Sampled, _: Any) -> None:
+    """Draw the nodes of a layer on no device where the parameters are that a state assigned."""
+    own = next((p for p in layer.parameters() if p.is_floating_point()), None)
+    if layer.x.is_meta and own is not None and not own.is_meta:
+        layer.x = own.new_empty(0, layer.kernel.inputs)
+        layer.draw(*layer._drawn)

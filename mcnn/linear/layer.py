@@ -15,7 +15,6 @@ A gradient with respect to the inputs needs the edges sorted by input as well: t
 when it is first asked for, and kept, at 12 bytes a weight.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Self
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcnn.checks import as_count
 from mcnn.density import sample_counts
 from mcnn.errors import UsageError, unknown
 from mcnn.linear.wiring import METHODS, sample_connections, signs
@@ -92,6 +92,7 @@ class SampledLinear(SparseLinear):
             self.register_buffer(name, value)
         for name in _BACKWARD:
             self.register_buffer(f"_{name}", None, persistent=False)
+        self._sorted: tuple[Tensor, Tensor] | None = None  # what belongs together
         self.scale = nn.Parameter(scale)
         self.bias = None if bias is None else nn.Parameter(bias)
 
@@ -140,7 +141,7 @@ class SampledLinear(SparseLinear):
         UsageError
             For a layer on no device, whose weights are not known.
         """
-        samples = operator.index(samples)
+        samples = as_count("samples", samples)
         w = linear.weight.detach()  # [out_features, in_features]
         if w.is_meta:
             raise UsageError(
@@ -193,11 +194,9 @@ class SampledLinear(SparseLinear):
         ValueError
             For a number below one, more inputs than there are, or an unknown method.
         """
-        sizes = (in_features, out_features, fan_in)
-        in_features, out_features, fan_in = map(operator.index, sizes)  # NumPy's, too
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        in_features = as_count("in_features", in_features)
+        out_features = as_count("out_features", out_features)
+        fan_in = as_count("fan_in", fan_in, 0)
         if not 1 <= fan_in <= in_features:
             raise ValueError(f"fan_in must be in 1 ... in_features = {in_features}, got {fan_in}")
         if method not in METHODS:
@@ -228,7 +227,7 @@ class SampledLinear(SparseLinear):
     @property
     def edges(self) -> Edges:
         """The edges, sorted both ways; nothing is kept that was not there."""
-        if self._order is None:
+        if self._order is None or self._are_others():
             return edges_of_rows(self.starts, self.inputs, self.in_features)
         return Edges(
             self.inputs,
@@ -278,6 +277,7 @@ class SampledLinear(SparseLinear):
             # What lies there is what the memory was before, and no number of a unit.
             for buffer in self.buffers():
                 buffer.zero_()
+        self._sorted = None if self._order is None else (self.inputs, self._order)
         return self
 
     def _keep_backward_lists(self) -> None:
@@ -285,6 +285,14 @@ class SampledLinear(SparseLinear):
             edges = self.edges
             for name in _BACKWARD:
                 setattr(self, f"_{name}", getattr(edges, name))
+            self._sorted = self.inputs, self._order
+
+    def _are_others(self) -> bool:
+        """Return whether a call brings lists of its own, as ``torch.func.functional_call`` does."""
+        if torch.compiler.is_compiling() or self._sorted is None:
+            return False
+        inputs, order = self._sorted
+        return self.inputs is not inputs and self._order is order
 
     @torch.inference_mode(False)  # what is trained later must not be made in that mode
     def adopt_structure(self, state: Mapping[str, Tensor], assign: bool = False) -> None:

@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from mcnn.checks import as_count
 
 Batches = Tensor | Mapping[str, Any] | tuple[Any, ...] | Iterable[Any]
 Call = Callable[[nn.Module, Any], Any]
@@ -83,6 +86,12 @@ def run_batches(
             model(**moved)
         elif isinstance(moved, (tuple, list)):
             model(*_arguments(model, moved))
+        elif isinstance(moved, np.ndarray | np.generic | int | float | str | bytes):
+            kind = type(moved).__name__
+            raise TypeError(
+                f"a batch must be a tensor, or hold some, got {kind}: give torch.as_tensor(...), "
+                "or a function of model and batch as call"
+            )
         else:
             model(moved)
         calls += 1
@@ -93,7 +102,7 @@ def run_batches(
 
 def _batches(inputs: Batches, batch_size: int) -> Iterable[Any]:
     if isinstance(inputs, Tensor):
-        return inputs.split(batch_size) if len(inputs) else ()
+        return inputs.split(as_count("batch_size", batch_size)) if len(inputs) else ()
     if isinstance(inputs, (Mapping, tuple)):
         return (inputs,) if len(inputs) else ()
     if not isinstance(inputs, Iterable):

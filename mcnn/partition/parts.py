@@ -3,11 +3,13 @@
 import operator
 import warnings
 from collections.abc import Callable
+from numbers import Real
 from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
+from mcnn.checks import as_count
 from mcnn.errors import unknown
 from mcnn.partition.lfsr import lfsr_bits
 from mcnn.sampling import as_seed, hash_bits
@@ -72,7 +74,7 @@ def part_labels(
     """
     parts = check_parts(parts)
     check_choice("source", source, tuple(SOURCES))
-    units, start = _count("units", units, 1), _count("start", start, 0)
+    units, start = as_count("units", units), as_count("start", start, 0)
     bits = SOURCES[source](as_seed(seed), start, units, device)  # [units], int64
     if balanced:
         # No two numbers of a source are the same, so the order is that of no ties.
@@ -126,6 +128,8 @@ def parts_of_rate(p: float) -> int:
     >>> parts_of_rate(0.5), parts_of_rate(0.33)
     (2, 3)
     """
+    if isinstance(p, bool) or not isinstance(p, Real):
+        raise TypeError(f"p must be a number, got {type(p).__name__}")
     if not 0 < p <= 0.51:
         raise ValueError(f"p must be a rate of 1/P in 1/256 ... 1/2, got {p}")
     parts = round(1 / p)
@@ -173,12 +177,3 @@ def saved_integers(state: Tensor) -> list[int]:
     if (state != state.round()).any():
         raise ValueError("the state of a partition is an average of others: take that of one")
     return [max(-(2**63), min(int(v), 2**63 - 1)) for v in state.tolist()]
-
-
-def _count(name: str, value: SupportsIndex, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    value = operator.index(value)
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value

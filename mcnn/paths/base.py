@@ -1,7 +1,6 @@
 """What linear and convolutional layers of paths share: edges, their weights, and how they begin."""
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mcnn.checks import as_count
 from mcnn.errors import UsageError, unknown
 from mcnn.paths.generators import sample_paths
 from mcnn.paths.parameter import exchange
@@ -56,7 +56,7 @@ class PathLayer(SparseLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(operator.index(in_units), operator.index(out_units))
+        super().__init__(as_count("inputs", in_units), as_count("outputs", out_units))
         for name, value, known in (
             ("duplicates", duplicates, DUPLICATES),
             ("init", init, INITS),
@@ -86,6 +86,7 @@ class PathLayer(SparseLayer):
     @property
     def edges(self) -> Edges:
         """The edges, sorted."""
+        self._check_lists()
         return Edges(*(getattr(self, f"_{name}") for name in Edges._fields))
 
     @property
@@ -93,6 +94,7 @@ class PathLayer(SparseLayer):
         """The blocks that the layer falls into, if it does."""
         if self._block_inputs is None:
             return None
+        self._check_lists()
         return Blocks(*(getattr(self, f"_block_{name}") for name in Blocks._fields))
 
     @property
@@ -169,6 +171,18 @@ class PathLayer(SparseLayer):
             self._set_paths(before)
             raise
 
+    def _check_lists(self) -> None:
+        """Refuse paths that a call brings without the lists of their edges, which no state has."""
+        paths, inputs = self._listed
+        if torch.compiler.is_compiling() or self.paths is paths or self._inputs is not inputs:
+            return
+        if torch._C._functorch.is_batchedtensor(self.paths) or torch.equal(self.paths, paths):
+            return
+        raise UsageError(
+            "other paths were given without the lists of their edges: give functional_call all of "
+            "dict(layer.named_buffers()) of their layer, too, or load the state"
+        )
+
     def _own_weight(self) -> nn.Parameter:
         weight = self._parameters.get("weight")
         if weight is None:
@@ -185,7 +199,12 @@ class PathLayer(SparseLayer):
             # What lies there is what the memory was before, and no number of a unit.
             for buffer in self.buffers():
                 buffer.zero_()
+        self._listed = self.paths, self._inputs
         return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._listed = self.paths, self._inputs
 
     @torch.inference_mode(False)  # what is trained later must not be made in that mode
     def _set_paths(self, paths: Tensor, device: torch.device | None = None) -> Tensor:
@@ -205,6 +224,7 @@ class PathLayer(SparseLayer):
         for name in Blocks._fields:
             tensor = None if blocks is None else getattr(blocks, name).to(device)
             self.register_buffer(f"_block_{name}", tensor, persistent=False)
+        self._listed = self.paths, self._inputs  # what belongs together
         return edge_of_path
 
     def _initial(self, edge_of_path: Tensor, seed: int) -> Tensor:
@@ -238,6 +258,11 @@ class PathLayer(SparseLayer):
             paths = paths.int()
         same = not self.paths.is_meta and torch.equal(paths.cpu(), self.paths.cpu())
         weight, before = None if same else self._own_weight(), self.paths
+        if weight is not None and "weight" not in state:
+            raise UsageError(
+                "the state has other paths than the layer, and no weights of theirs: load both, or "
+                "leave the paths out"
+            )
         # Also the same once more, for what a layer on no device was given may be anything.
         self._set_paths(paths, paths.device if assign else self.paths.device)
         if weight is None:

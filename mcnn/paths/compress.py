@@ -36,9 +36,7 @@ The latter needs no walk at all, only counts, for any number of paths.
 Source: slides "Sampling Paths through Networks" of A. Keller's talk.
 """
 
-import operator
 from collections.abc import Callable
-from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +44,7 @@ from torch.nn.modules import pooling
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from mcnn import modelwise
+from mcnn.checks import as_count
 from mcnn.density.counts import cumulative_mass
 from mcnn.errors import unknown
 from mcnn.modelwise import Layer, LayerReport, Report
@@ -127,9 +126,7 @@ def compress(
     >>> report.paths, report.distinct <= 2000
     (1000, True)
     """
-    if isinstance(paths, bool) or not isinstance(paths, SupportsIndex):
-        raise TypeError(f"paths must be an int, got {type(paths).__name__}")
-    paths = operator.index(paths)
+    paths = as_count("paths", paths, 0)
     if not 1 <= paths < 2**53:
         raise ValueError(f"paths must be at least 1, and less than 2**53, got {paths}")
     for name, value, known in (("method", method, METHODS), ("weights", weights, WEIGHTS)):

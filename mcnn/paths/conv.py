@@ -148,7 +148,7 @@ class PathConv2d(PathLayer):
             w, bias = self.dense_weight(), self.bias
             return F.conv2d(input, w, bias, self.stride, padding, self.dilation)
         padded = self._padded(input).transpose(0, 1)  # [in_channels, batch, ...]
-        b = len(input)
+        b = input.shape[0]  # not len, which would fix the batch of what is exported
         h = (padded.shape[2] - height) // self.stride[0] + 1
         w = (padded.shape[3] - width) // self.stride[1] + 1
         weights, edges = self.weights(), self.edges

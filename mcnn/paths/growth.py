@@ -23,6 +23,7 @@ from mcnn.paths.parameter import living_optimizers
 from mcnn.sampling import fold_in
 
 
+@torch.inference_mode(False)  # else what grows could never be trained
 def grow(net: PathMLP, paths: int, scale: float = 1.0) -> None:
     """Add the next paths of the sequence that a network was sampled from.
 
@@ -62,6 +63,7 @@ def grow(net: PathMLP, paths: int, scale: float = 1.0) -> None:
     _replace(net, torch.cat([old, fresh], 1), origin, scale)
 
 
+@torch.inference_mode(False)
 def regrow(net: PathMLP, paths: int, scale: float = 1.0) -> Tensor:
     """Exchange the weakest paths for the next ones of the sequence.
 

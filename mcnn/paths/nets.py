@@ -109,7 +109,18 @@ class PathMLP(nn.Module):
         return torch.cat([first, *(layer.paths[1:] for layer in self.layers)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs [batch, outputs] for inputs [batch, ...]."""
+        """Return the outputs [batch, outputs] for inputs [batch, ...]; both may have no batch.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For inputs of another size, or of another type than the weights.
+        """
+        inputs = self.layers[0].in_features
+        if x.dim() == 1 and len(x) == inputs:
+            return self(x.unsqueeze(0)).squeeze(0)
+        if x.dim() < 2 or x.shape[1:].numel() != inputs:
+            raise ValueError(f"an example must have {inputs} numbers, got {list(x.shape)}")
         a = x.flatten(1).T.contiguous()  # [inputs, batch]
         for layer in self.layers[:-1]:
             a = layer.feature_major(a, relu=True)  # [units, batch]

@@ -94,7 +94,7 @@ def sparsify(
     """
     by_name = density if isinstance(density, Mapping) else None
     for value in by_name.values() if by_name is not None else (density,):
-        if not isinstance(value, Real):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"density must be a number, or one for each name, got {value!r}")
         if not 0 < value <= 1:
             raise ValueError(f"density must be in (0, 1], got {value}")

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcnn.checks import as_count
 from mcnn.randomness.source import Stream, substream
 from mcnn.recomputation import repeated
 from mcnn.sampling import hash_bits
@@ -77,6 +78,7 @@ class Dropout(nn.Module):
         seed: int | torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        units = as_count("units", units)
         self.units, self.p = units, _probability(p)
         self.coins = _Coins(source, units, seed)
 

@@ -25,6 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mcnn.checks import as_count
 from mcnn.errors import unknown
 from mcnn.partition.lfsr import STRIDE, TAPS, states
 from mcnn.randomness.source import numbers, substream
@@ -65,8 +66,7 @@ def epoch_order(n: int, method: str = "shuffled", seed: int = 0, epoch: int = 0)
     """
     if method not in ORDERS:
         raise unknown("order", method, ORDERS)
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    n = as_count("n", n)
     return ORDERS[method](n, substream(seed, 0 if method == "once" else epoch))
 
 

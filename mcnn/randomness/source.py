@@ -33,6 +33,7 @@ import functools
 import torch
 from torch import Tensor
 
+from mcnn.checks import as_count
 from mcnn.errors import unknown
 from mcnn.partition.lfsr import lfsr_bits
 from mcnn.sampling import METHODS, as_seed, fold_in, points, uniforms
@@ -75,8 +76,7 @@ class Stream:
     def __init__(self, source: str, d: int, seed: int | torch.Generator = 0) -> None:
         if source not in SOURCES:
             raise unknown("source", source, SOURCES)
-        if d < 1:
-            raise ValueError(f"d must be at least 1, got {d}")
+        d = as_count("d", d)
         self.source, self.d, self.seed = source, d, as_seed(seed)
         self._drawn = 0  # numbers, or for a lattice blocks
         self._engine = None
@@ -93,8 +93,7 @@ class Stream:
         ValueError
             If n is below one.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        n = as_count("n", n)
         if self.source == "sobol":
             return self._sobol(n)
         if self.source == "lattice":

@@ -1,16 +1,16 @@
 """The residual network as a module: a right-hand side, and the solver that runs through it."""
 
-import operator
 from collections.abc import Callable
-from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
+from mcnn.checks import as_count, check_positive
 from mcnn.errors import UsageError, unknown
 from mcnn.residual.fields import STRUCTURES, WEIGHTS, Parabolic, Schedule, SecondOrder, Separable
 from mcnn.residual.solvers import ADAPTIVE, SOLVERS, solve
 from mcnn.seeds import layer_seed
+from mcnn.sparse.autograd import is_transformed
 
 
 class ResidualODE(nn.Module):
@@ -63,7 +63,9 @@ class ResidualODE(nn.Module):
     ValueError
         For a size below one, an unknown name, or parts that do not fit together.
     UsageError
-        When exported with an adaptive solver, whose steps depend on the data.
+        When exported with an adaptive solver, whose steps depend on the data; when ``torch.func``
+        or forward mode meets one, or adjoint gradients; and when adjoint gradients are to be
+        differentiated again.
 
     Notes
     -----
@@ -103,12 +105,11 @@ class ResidualODE(nn.Module):
         _check_choice("weights", weights, WEIGHTS)
         _check_choice("structure", structure, tuple(STRUCTURES))
         layers = steps if layers is None else layers
-        for name, value in (("width", width), ("hidden", hidden), ("layers", layers)):
-            _check_count(name, value)
-        width, hidden, layers = (operator.index(n) for n in (width, hidden, layers))
+        sizes = {"width": width, "hidden": hidden, "layers": layers}
+        width, hidden, layers = (as_count(name, value) for name, value in sizes.items())
         if weights == "interpolated" and layers < 2:
             raise ValueError(f"weights 'interpolated' needs layers of at least 2, got {layers}")
-        _check_positive("horizon", horizon)
+        check_positive("horizon", horizon)
         self.width = width
         self.schedule = Schedule(weights, layers)
         self.horizon = horizon
@@ -146,8 +147,7 @@ class ResidualODE(nn.Module):
 
     @steps.setter
     def steps(self, steps: int) -> None:
-        _check_count("steps", steps)
-        self._steps = operator.index(steps)
+        self._steps = as_count("steps", steps)
 
     @property
     def tolerance(self) -> float:
@@ -156,7 +156,7 @@ class ResidualODE(nn.Module):
 
     @tolerance.setter
     def tolerance(self, tolerance: float) -> None:
-        _check_positive("tolerance", tolerance)
+        check_positive("tolerance", tolerance)
         self._tolerance = tolerance
 
     def forward(self, a: Tensor) -> Tensor:
@@ -205,7 +205,13 @@ class ResidualODE(nn.Module):
                 f"the solver {self.solver} cannot be exported, for its steps depend on the data: "
                 "export with one of a fixed step, such as 'rk4'"
             )
-        if self.solver in ADAPTIVE and not torch.isfinite(state).all():
+        if (self.solver in ADAPTIVE or self.adjoint) and is_transformed():
+            raise UsageError(
+                "torch.func cannot look into adaptive steps and adjoint gradients: set "
+                "adjoint=False and a solver of a fixed step, such as 'rk4'"
+            )
+        has_numbers = not state.is_meta
+        if self.solver in ADAPTIVE and has_numbers and not torch.isfinite(state).all():
             raise ValueError(f"the input holds NaN or infinity, and {self.solver} needs numbers")
         if self.adjoint and self.solver == "verlet":
             raise ValueError("adjoint=True is for Runge-Kutta solvers, not for 'verlet'")
@@ -257,15 +263,3 @@ def _check_state(name: str, a: Tensor, width: int) -> None:
         raise ValueError(f"{name} must be [..., {width}], got {list(a.shape)}")
     if not a.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {a.dtype}; call .float() on it")
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive and finite, got {value}")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from mcnn.errors import UsageError
 from mcnn.residual.fields import Separable
 
 ORDERS = {
@@ -100,10 +101,14 @@ def solve(
     ------
     ArithmeticError
         If an adaptive solver gets stuck.
+    UsageError
+        In the backward pass, if adjoint gradients are to be differentiated again.
     """
     if solver == "verlet":
         return _verlet(field, a, steps, span, scale, reverse, dense)
-    if solver in ADAPTIVE and a.numel() == 0:
+    if a.is_meta:
+        adjoint = None  # there are shapes only
+    if solver in ADAPTIVE and (a.numel() == 0 or a.is_meta):
         solver = "euler"  # nothing has no error to follow
     # What is exported is the way forwards, which does not depend on how gradients are to come.
     if solver not in ADAPTIVE and (adjoint is None or torch.compiler.is_exporting()):
@@ -158,7 +163,18 @@ def solve(
         )
     except AssertionError as error:  # how torchdiffeq reports that it got stuck
         raise _stuck(solver, str(error).splitlines()[0][:80]) from None
+    if adjoint is not None and states.requires_grad:
+        states.register_hook(_refuse_second)
     return states if dense else states[-1]
+
+
+def _refuse_second(_: Tensor) -> None:
+    """Stop a backward pass that is to be differentiated, for the adjoint's would be constants."""
+    if torch.is_grad_enabled():  # as create_graph has it
+        raise UsageError(
+            "adjoint gradients cannot be differentiated again (create_graph=True): set "
+            "adjoint=False, whose gradients can"
+        )
 
 
 def _stuck(solver: str, why: str) -> ArithmeticError:

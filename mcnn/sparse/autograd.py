@@ -134,6 +134,8 @@ def dense_product(
     x: Tensor, weight: Tensor, edges: Edges, bias: Tensor | None = None, relu: bool = False
 ) -> Tensor:
     """As :func:`product`, through a matrix that has a zero where there is no edge."""
+    shape = len(edges.starts_by_input) - 1, len(edges.starts) - 1, len(edges.inputs)
+    x = check_operands(x, weight, bias, *shape)
     return epilogue(dense_matrix(weight, edges, len(x)) @ x, bias, relu)
 
 

@@ -10,8 +10,8 @@ convolution (:class:`mcnn.paths.PathConv2d`): it has edges, a density and a dens
 neither features nor a sparse matrix.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,18 @@ class SparseLayer(nn.Module):
         """Return the weights as a matrix, [out_units, in_units, ...], zero where no edge is."""
         return dense_matrix(self.weights(), self.edges, self.in_units)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def real(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            if changed.is_complex():  # some kernels would go on, and others not
+                raise TypeError(
+                    f"a {type(self).__name__} is of real numbers, and cannot be {changed.dtype}: "
+                    "make it dense first (to_dense), which can"
+                )
+            return changed
+
+        return super()._apply(real, recurse)
+
     def extra_repr(self) -> str:
         """Describe the layer in ``repr``."""
         return (
@@ -154,7 +166,7 @@ class SparseLinear(SparseLayer):
             As :meth:`feature_major`.
         """
         shape = input.shape
-        if shape[-1] != self.in_features:
+        if not shape or shape[-1] != self.in_features:
             raise ValueError(f"the input must be [..., {self.in_features}], got {list(shape)}")
         flat = input if len(shape) == 2 else input.reshape(-1, self.in_features)
         y = as_autocast(self.feature_major(flat.T)).T.contiguous()  # [batch, out_features]

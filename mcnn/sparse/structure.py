@@ -252,7 +252,7 @@ def check_operands(
             f"bias and weight must be of one type, got {bias.dtype} and {weight.dtype}: call .to()"
         )
     if x.dtype != weight.dtype:
-        if not torch.is_autocast_enabled(x.device.type):
+        if not autocasts(x.device):
             raise TypeError(
                 f"x and weight must be of one type, got {x.dtype} and {weight.dtype}: call .to()"
             )
@@ -298,7 +298,18 @@ def as_autocast(y: Tensor) -> Tensor:
     ...     as_autocast(torch.ones(2)).dtype
     torch.bfloat16
     """
-    device = y.device.type
-    if y.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+    if y.dtype == torch.float64 or not autocasts(y.device):
         return y
-    return y.to(torch.get_autocast_dtype(device))
+    return y.to(torch.get_autocast_dtype(y.device.type))
+
+
+def autocasts(device: torch.device) -> bool:
+    """Return whether autocast is on for a device; some have none, such as that of no device.
+
+    Examples
+    --------
+    >>> autocasts(torch.device("cpu")), autocasts(torch.device("meta"))
+    (False, False)
+    """
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

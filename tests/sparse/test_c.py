@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -242,11 +243,40 @@ def test_without_a_compiler_there_is_none(monkeypatch, tmp_path):
     good, bad = tmp_path / "good.c", tmp_path / "bad.c"
     good.write_text("int one(void) { return 1; }")
     bad.write_text("this is not C")
+    monkeypatch.setattr(compiler, "_TOLD", {})
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert compiler.library(good, {"one": ()}, contract=False) is None
+    with pytest.warns(RuntimeWarning, match="CC='no-such-compiler' names no program"):
+        assert compiler.library(good, {"one": ()}, contract=False) is None
     monkeypatch.delenv("CC")
     assert compiler.library(bad, {}, contract=False) is None
     assert compiler.library(good, {"one": ()}, contract=True).one() == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "why"),
+    [
+        ("no-such-cc -O2", "names no program that is there"),
+        ("false", "exits with status 1: no message"),
+        ("'cc", "cannot be read: No closing quotation"),
+        (f"{COMPILER} --no-such-option", "exits with status .*no-such-option"),
+        ("true", "gives no library that can be loaded"),
+    ],
+)
+def test_a_chosen_compiler_that_does_not_serve_is_named_once(monkeypatch, tmp_path, chosen, why):
+    source = tmp_path / "one.c"
+    source.write_text("int one(void) { return 1; }")
+    monkeypatch.setenv("CC", chosen)
+    monkeypatch.setattr(compiler, "_TOLD", {})
+    with pytest.warns(RuntimeWarning, match=f"{why}.*let CC name a C compiler"):
+        assert compiler.library(source, {"one": ()}, contract=False) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compiler.library(source, {"one": ()}, contract=False) is None
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", "")  # nobody chose one, and there is none
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compiler.library(source, {"one": ()}, contract=False) is None
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")

@@ -4,13 +4,14 @@ Functions of the same names in :mod:`mcnn.sparse.backends.c` compute the same.
 """
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcnn.sparse.structure import Edges
+from mcnn.sparse.structure import Edges, autocasts
 
 _TILE = 1 << 18  # numbers that a tile of the general form of inner products holds
 
@@ -62,7 +63,7 @@ def sum_blocks(
     x: Tensor, weight: Tensor, inputs: Tensor, outputs: Tensor, output_places: Tensor
 ) -> Tensor:
     """As :func:`sum_rows`, where the layer falls into complete blocks."""
-    with torch.autocast(x.device.type, enabled=False):  # the other backends ignore it, too
+    with _as_given(x):  # the other backends ignore autocast, too
         y = torch.bmm(_matrices(weight, inputs, outputs), _rows(x, inputs, weight, outputs))
     return y.flatten(0, 1).index_select(0, output_places)  # [outputs, batch]
 
@@ -78,13 +79,20 @@ def block_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of :func:`sum_blocks` with respect to ``x`` and ``weight``."""
     delta = _rows(grad, outputs, weight, inputs)  # [blocks, k_out, batch]
-    with torch.autocast(x.device.type, enabled=False):
+    with _as_given(x):
         dx = torch.bmm(_matrices(weight, inputs, outputs).mT, delta)  # [blocks, k_in, batch]
         dw = torch.bmm(delta, _rows(x, inputs, weight, outputs).mT)  # [blocks, k_out, k_in]
     return (
         dx.flatten(0, 1).index_select(0, input_places),
         dw.flatten(0, 1).index_select(0, output_places).flatten(),
     )
+
+
+def _as_given(x: Tensor) -> AbstractContextManager[None]:
+    """Return a context without autocast, where the device has one."""
+    if autocasts(x.device):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
 
 
 def _rows(x: Tensor, units: Tensor, weight: Tensor, others: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Records that rest on notes: which run again, what replaces them, and what does not."""
 
+import itertools
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import fake_experiments
 import pytest
@@ -213,7 +215,8 @@ def test_no_trial_begins_after_the_time_is_up(tmp_path, only, monkeypatch):
     note(tmp_path, only, TODAY, OLD)
     for seed in range(4):
         held(tmp_path, seed, seconds=0.01)  # so they said; now each takes longer
-    monkeypatch.setenv("FAKE_NAP", "0.3")
+    clock = itertools.count(0.0, 0.3)  # asked at the start, then after each trial
+    monkeypatch.setattr(refreshing, "time", SimpleNamespace(monotonic=clock.__next__))
     assert refresh(tmp_path, 0.4 / 3600) == 0
     assert sorted(steps(tmp_path, only).values()) == [0, 0, 1, 1]
 

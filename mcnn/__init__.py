@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers need to know; the rest of the package comes when it is used
+    from mcnn import approximation as approximation
     from mcnn import baselines as baselines
     from mcnn import data as data
     from mcnn import density as density
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # what type checkers need to know; the rest of the package co
     from mcnn import gates as gates
     from mcnn import integral as integral
     from mcnn import interpreter as interpreter
+    from mcnn import kinetics as kinetics
     from mcnn import linear as linear
     from mcnn import modelwise as modelwise
     from mcnn import nutshell as nutshell

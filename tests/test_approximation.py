@@ -221,6 +221,7 @@ def test_a_checkpoint_of_a_tree_is_the_tree():
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(x), other(x))
     assert TreeNet(8, 4, seed=1)(x).equal(one(x))
+    assert not TreeNet(8, 4)(x).equal(TreeNet(8, 4)(x)), "two made alike differ"
 
 
 # What is to be approximated

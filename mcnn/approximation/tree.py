@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from mcnn.errors import UsageError
 from mcnn.paths import PathMLP
-from mcnn.sampling import as_seed, fold_in
+from mcnn.sampling import fold_in
+from mcnn.seeds import layer_seed
 
 
 class TreeNet(nn.Sequential):
@@ -39,7 +40,8 @@ class TreeNet(nn.Sequential):
     arity
         Children of each node; with d children the network is shallow.
     seed
-        Of the initial weights and biases, which are normal and uniform in -1 ... 1.
+        Of the initial weights and biases, which are normal and uniform in -1 ... 1; drawn from
+        PyTorch's generator by default.
     options
         Of every :class:`mcnn.paths.PathMLP`: ``kernel``, ``device``, ``dtype``.
 
@@ -67,7 +69,7 @@ class TreeNet(nn.Sequential):
         inputs: int,
         width: int,
         arity: int = 2,
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = None,
         **options: Any,
     ) -> None:
         inputs, width, arity = (operator.index(size) for size in (inputs, width, arity))
@@ -80,7 +82,7 @@ class TreeNet(nn.Sequential):
             sizes.append(sizes[-1] // arity)
         if inputs < 2 or sizes[-1] != 1:
             raise UsageError(f"inputs must be a power of the arity {arity}, got {inputs}")
-        seed = as_seed(seed)
+        seed = layer_seed(seed)
         super().__init__(
             *(
                 PathMLP(
@@ -134,7 +136,9 @@ def node_paths(nodes: int, width: int, arity: int) -> Tensor:
     return torch.stack([child, parent * width + unit, parent])
 
 
-def shallow_like(tree: TreeNet, seed: int | torch.Generator = 0, **options: Any) -> TreeNet:
+def shallow_like(
+    tree: TreeNet, seed: int | torch.Generator | None = None, **options: Any
+) -> TreeNet:
     """Return a shallow network that has as many weights as a tree, or a few more.
 
     Examples

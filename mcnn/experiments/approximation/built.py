@@ -44,8 +44,9 @@ def run(trial: BuiltTrial, device: torch.device) -> dict[str, Any]:
     metrics: dict[str, Any] = {name: {"weights": [], "error": []} for name in NETS}
     for width in trial.widths:
         squares = dict.fromkeys(NETS, 0.0)
-        tree = TreeNet(d, width, kernel="dense", dtype=torch.float64)
-        nets = {"tree": tree, "shallow": shallow_like(tree, kernel="dense", dtype=torch.float64)}
+        options = {"seed": 0, "kernel": "dense", "dtype": torch.float64}
+        tree = TreeNet(d, width, **options)
+        nets = {"tree": tree, "shallow": shallow_like(tree, **options)}
         given = {"tree": stages, "shallow": [stages[0], stages[-1]]}
         for name, net in nets.items():
             for r in range(trial.repetitions):

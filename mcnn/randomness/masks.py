@@ -63,6 +63,12 @@ class Dropout(nn.Module):
     ValueError
         For a probability out of range, an unknown source, or an input with other units.
 
+    Notes
+    -----
+    The place in the stream of masks is no part of the state dict: a run that resumes from one draws
+    other masks than it would have drawn, of the same distribution. To repeat them bit for bit, keep
+    the module itself (``torch.save(module)``, or a deep copy).
+
     Examples
     --------
     >>> layer = Dropout(3, p=0.5, source="sobol")
@@ -117,6 +123,12 @@ class DropConnect(nn.Linear):
     ------
     ValueError
         For a probability out of range or an unknown source.
+
+    Notes
+    -----
+    The place in the stream of masks is no part of the state dict: a run that resumes from one draws
+    other masks than it would have drawn, of the same distribution. To repeat them bit for bit, keep
+    the module itself (``torch.save(module)``, or a deep copy).
     """
 
     def __init__(

@@ -79,9 +79,11 @@ def kept(tmp_path, monkeypatch):
 
     def begin():
         code = Code(tmp_path, "probe")
-        begin.asked = []
+        begin.asked, begin.reached = [], []
         hash_ = code.hash
         code.hash = lambda roots: begin.asked.append(roots) or hash_(roots)
+        closure = code.closure
+        code.closure = lambda roots: begin.reached.append(roots) or closure(roots)
         return Kept(code, file)
 
     begin.package, begin.file = package, file
@@ -103,6 +105,21 @@ def test_hashes_are_computed_once_for_a_state_of_the_files(kept):
         (kept.package / name).write_text(probe.FILES[name])
 
 
+def test_files_are_found_once_for_a_state_of_the_files(kept):
+    code = Code(kept.package.parent, "probe")
+    expected = code.files(code.closure(probe.FIRST))
+    assert kept.package / "experiments/one/first.py" in expected
+    first = kept()
+    assert first.files(probe.FIRST) == first.files(probe.FIRST) == expected
+    assert kept.reached == [probe.FIRST]
+    first.write()
+    assert kept().files(probe.FIRST) == expected
+    assert kept.reached == []
+    (kept.package / "lib/other.py").write_text(probe.FILES["lib/other.py"] + "\n")
+    assert kept().files(probe.FIRST) == expected
+    assert kept.reached == [probe.FIRST]
+
+
 def test_an_edit_in_between_is_not_kept(kept):
     first = kept()
     (kept.package / "lib/other.py").write_text("double = halve = None\n")
@@ -111,11 +128,14 @@ def test_an_edit_in_between_is_not_kept(kept):
     assert not kept.file.exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": 1}', "null"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": 1}', "null", "without files"])
 def test_what_is_damaged_is_computed_anew(kept, content):
+    if content == "without files":  # as an older version kept them
+        hashes_of_it = {" ".join(probe.FIRST): "0" * 16}
+        content = json.dumps({"state": kept()._state, "hashes": hashes_of_it})
     kept.file.write_text(content)
     first = kept()
-    first.hash(probe.FIRST)
+    assert first.hash(probe.FIRST) != "0" * 16
     first.write()
     assert list(json.loads(kept.file.read_text())["hashes"]) == [" ".join(probe.FIRST)]
 

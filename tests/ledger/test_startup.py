@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from math import inf
 
 import pytest
 import small_package as probe
@@ -48,10 +49,13 @@ def test_verifying_does_not_import_the_statistics_of_scipy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def seconds(*arguments):
-    """The least CPU time of three runs: others on the machine do not count."""
+def seconds(*arguments, enough=0.0):
+    """The least CPU time of three runs, or of fewer if one takes less than what is enough.
+
+    Others on the machine do not count.
+    """
     times = []
-    for _ in range(3):
+    while len(times) < 3 and min(times, default=inf) >= enough:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -63,9 +67,10 @@ def test_commands_take_little_more_than_pytorch(monkeypatch):
     """The goals are 1.5 and 2 times, here with half as much again for a busy machine."""
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     torch = seconds("-c", "import torch")
-    assert seconds("-m", "mcnn", "--help") < 0.3
+    assert seconds("-m", "mcnn", "--help", enough=0.3) < 0.3
     for command, times in (("list", 1.5), ("data", 1.5), ("verify", 2)):
-        assert seconds("-m", "mcnn", command) < 1.5 * times * torch, command
+        limit = 1.5 * times * torch
+        assert seconds("-m", "mcnn", command, enough=limit) < limit, command
 
 
 @pytest.fixture

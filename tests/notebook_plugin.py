@@ -91,7 +91,8 @@ class ComparedFile(IPyNbFile):
         parameters = {name: value for name, value in PARAMETERS.items() if name in known}
         # What is committed was computed on a CPU with one thread.
         cpu = mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
-        with cpu, tempfile.TemporaryDirectory() as folder:
+        run.UNFINISHED.mkdir(parents=True, exist_ok=True)
+        with cpu, tempfile.TemporaryDirectory(dir=run.UNFINISHED) as folder:
             target = Path(folder) / self.path.name
             try:
                 run.execute(self.path, target, parameters, self.config.option.nbval_cell_timeout)

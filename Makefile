@@ -6,6 +6,7 @@ PROFILE ?= fast
 DEVICE ?= auto
 NOTEBOOKS ?=
 # Two files of tests at a time, one thread each: the cells of a notebook stay together.
+# papermill executes each notebook, nbval compares what comes out: tests/notebook_plugin.py.
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -26,6 +27,9 @@ define from_pip
 	[ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$$index}"; \
 	[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE-$$cert}"
 endef
+
+# Compiled modules, and the hashes of the code beside them, are kept: many processes start here.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book pdf archive test run notebooks bench lock lint soak cluster-test mutants audit licences clean

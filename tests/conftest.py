@@ -1,5 +1,6 @@
 """What several tests share: an experiment that costs nothing, and processes that may be killed."""
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -24,6 +25,12 @@ settings.register_profile("soak", settings.get_profile("default"), max_examples=
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "default")
 )
+
+
+def pytest_collection_finish():
+    """Leave what is imported by now to itself: else each look for garbage goes through it all."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -90,6 +90,8 @@ def test_page(browser, address, name):
     page, trouble = look(browser, f"{address}/{name}")
     page.wait_for_load_state("networkidle")
     _check_mathematics(page)
+    _check_mathematics_is_needed(page)
+    _check_tables_of_claims(page)
     _check_icons(page)
     _check_width(page)
     for theme in ("light", "dark"):
@@ -113,14 +115,6 @@ def test_axe_finds_nothing_wrong(browser, address, name):
         page.set_viewport_size(size)
         page.wait_for_timeout(500)  # the theme marks what scrolls a moment after a change of size
         assert page.evaluate(AXE) == [], f"{theme}, {size['width']} px"
-    page.close()
-
-
-@pytest.mark.parametrize("name", CONTENT)
-def test_mathematics_is_loaded_only_where_there_is_some(browser, address, name):
-    page, _ = look(browser, f"{address}/{name}")
-    formulas = page.locator(".bd-article .math").count()
-    assert page.evaluate("Boolean(window.MathJax)") == bool(formulas)
     page.close()
 
 
@@ -208,14 +202,17 @@ def _check_mathematics(page):
     assert not page.query_selector_all("mjx-merror, [data-mjx-error]")
 
 
-@pytest.mark.parametrize("name", [name for name in CONTENT if name.startswith("notebooks/")])
-def test_a_table_of_claims_is_whole_on_a_desktop(browser, address, name):
-    page, _ = look(browser, f"{address}/{name}")
-    page.wait_for_load_state("networkidle")
+def _check_mathematics_is_needed(page):
+    """It is loaded only where there is some."""
+    formulas = page.locator(".bd-article .math").count()
+    assert page.evaluate("Boolean(window.MathJax)") == bool(formulas)
+
+
+def _check_tables_of_claims(page):
+    """They are whole on a desktop."""
     told = page.locator(".pst-scrollable-table-container:has(th:last-child:text-is('verdict'))")
     hidden = told.evaluate_all("all => all.map(box => box.scrollWidth - box.clientWidth)")
     assert hidden == [0] * len(hidden)
-    page.close()
 
 
 def test_no_two_ideas_of_the_map_share_a_place(browser, address):

@@ -110,17 +110,27 @@ def check_parameters(stem: str, parameters: dict[str, str]) -> None:
         )
 
 
-def execute(stem: str, target: Path, parameters: dict[str, str] | None = None) -> None:
-    """Execute a chapter through papermill and write it, normalised, to a file."""
+def execute(
+    path: Path,
+    target: Path,
+    parameters: dict[str, str] | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Execute a notebook through papermill and write it, normalised, to a file.
+
+    Where a cell raises, or takes longer than the timeout in seconds, that is raised, and what was
+    executed so far stays in :data:`UNFINISHED`.
+    """
     UNFINISHED.mkdir(parents=True, exist_ok=True)
     working = UNFINISHED / target.name
     begun = time.monotonic()
     papermill.execute_notebook(
-        str(_notebook(stem)),
+        str(path),
         str(working),
         parameters or {},
         kernel_name="python3",
-        cwd=str(ROOT / "notebooks"),
+        cwd=str(path.parent),
+        execution_timeout=timeout,
     )
     notebook = nbformat.read(working, as_version=4)
     normalise(notebook)
@@ -216,7 +226,7 @@ def _execute_all(stems: list[str], folder: Path, parameters: dict[str, str]) -> 
     for number, stem in enumerate(stems, 1):
         print(f"[{number}/{len(stems)}] {stem}", flush=True)
         try:
-            execute(stem, folder / f"{stem}.ipynb", parameters)
+            execute(_notebook(stem), folder / f"{stem}.ipynb", parameters)
         except PapermillExecutionError as error:
             failed.append(stem)
             print(f"run: {stem}: {error.ename}: {error.evalue}", file=sys.stderr)

@@ -8,6 +8,7 @@ Here the two meet, and nobody types a verdict.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf, isfinite
 from numbers import Real
 from pathlib import Path
@@ -216,10 +217,24 @@ def load(file: Path | None = None) -> dict[str, Claim]:
     """
     file = file or project.root() / project.CLAIMS
     try:
-        entries = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from None
+    return dict(_read(file, text))
+
+
+def _unreadable(file: Path, error: Exception) -> UsageError:
+    what = str(error) if isinstance(error, OSError | yaml.YAMLError) else repr(error)
+    return UsageError(f"cannot read {file}: {what:.500}")
+
+
+@lru_cache(maxsize=1)
+def _read(file: Path, text: str) -> dict[str, Claim]:
+    """Read the text of a file of claims; the pages of the book ask for the same one each."""
+    try:
+        entries = yaml.load(text, Loader=_Loader)
     except Exception as error:  # whatever YAML makes of dates, numbers and tags that are none
-        what = str(error) if isinstance(error, OSError | yaml.YAMLError) else repr(error)
-        raise UsageError(f"cannot read {file}: {what:.500}") from None
+        raise _unreadable(file, error) from None
     if not isinstance(entries, list):
         raise UsageError(f"{file}: must be a list of claims")
     claims = {}

@@ -1,4 +1,4 @@
-"""The hashes of the code, kept for as long as no file of the package changes.
+"""The hashes of the code and the files behind it, kept until a file of the package changes.
 
 They are kept beside the compiled modules, and as those: whoever cannot write there computes them
 each time.
@@ -17,30 +17,45 @@ from mcnn.ledger.code import Code
 
 
 class Kept:
-    """The hashes of what experiments reach in a version of the source.
+    """The hashes of what experiments reach in a version of the source, and its files.
 
     Parameters
     ----------
     code
         The source.
     file
-        Where the hashes are kept from one process to the next.
+        Where they are kept from one process to the next.
     """
 
     def __init__(self, code: Code, file: Path) -> None:
         self._code, self._file = code, file
         self._state = self._now()
-        self._hashes = self._read()
+        self._new = False
+        self._hashes: dict[str, str] = {}
+        self._files: dict[str, list[str]] = {}  # in the folder of the package
+        self._read()
 
     def hash(self, roots: tuple[str, ...]) -> str:
         """Return :meth:`mcnn.ledger.code.Code.hash`."""
         key = " ".join(roots)
         if key not in self._hashes:
-            if not self._new:
-                atexit.register(self.write)
-            self._new = True
             self._hashes[key] = self._code.hash(roots)
+            self._write_later()
         return self._hashes[key]
+
+    def files(self, roots: tuple[str, ...]) -> list[Path]:
+        """Return :meth:`mcnn.ledger.code.Code.files` of all that the roots reach."""
+        key, root = " ".join(roots), self._code.root
+        if key not in self._files:
+            found = self._code.files(self._code.closure(roots))
+            self._files[key] = [file.relative_to(root).as_posix() for file in found]
+            self._write_later()
+        return [root / name for name in self._files[key]]
+
+    def _write_later(self) -> None:
+        if not self._new:
+            atexit.register(self.write)
+        self._new = True
 
     def _now(self) -> str:
         """Return a hash of all files of the package, byte by byte."""
@@ -52,21 +67,22 @@ class Kept:
                 digest.update(f"{name} {len(content)}\n".encode() + content)
         return digest.hexdigest()
 
-    def _read(self) -> dict[str, str]:
-        self._new = False
+    def _read(self) -> None:
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             kept = json.loads(self._file.read_text(encoding="utf-8"))
             if kept["state"] == self._state:
-                return {str(key): str(value) for key, value in kept["hashes"].items()}
-        return {}
+                hashes = {str(key): str(value) for key, value in kept["hashes"].items()}
+                files = {str(key): list(map(str, names)) for key, names in kept["files"].items()}
+                self._hashes, self._files = hashes, files
 
     def write(self) -> None:
-        """Keep the hashes, unless a file was edited since, perhaps before it was read."""
+        """Keep what was found, unless a file was edited since, perhaps before it was read."""
         with suppress(OSError):
             if sys.dont_write_bytecode or self._now() != self._state:
                 return
             self._file.parent.mkdir(exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._file.parent)
             with os.fdopen(handle, "w", encoding="utf-8") as out:
-                json.dump({"state": self._state, "hashes": self._hashes}, out)
+                kept = {"state": self._state, "hashes": self._hashes, "files": self._files}
+                json.dump(kept, out)
             os.replace(name, self._file)

@@ -38,8 +38,18 @@ def code_hash(roots: tuple[str, ...]) -> str:
         16 hexadecimal digits, the same under every Python version.
     """
     code = _code(roots)
-    inside = all(root.partition(".")[0] == code.package for root in roots)
-    return _kept(code).hash(roots) if inside else code.hash(roots)
+    return _kept(code).hash(roots) if _inside(code, roots) else code.hash(roots)
+
+
+@cache
+def _files(roots: tuple[str, ...]) -> list[Path]:
+    """Return the files behind all the code that an experiment reaches."""
+    code = _code(roots)
+    return _kept(code).files(roots) if _inside(code, roots) else code.files(code.closure(roots))
+
+
+def _inside(code: Code, roots: Sequence[str]) -> bool:
+    return all(root.partition(".")[0] == code.package for root in roots)
 
 
 @cache
@@ -63,11 +73,9 @@ def code_state(roots: tuple[str, ...]) -> dict[str, Any]:
 
     They are read once: files that are edited later are not those that this process imported.
     """
-    code = _code(roots)
-    files = [str(file) for file in code.files(code.closure(roots))]
-    folder = code.root
+    folder = here().root
     # A file that git ignores, as in an environment's site-packages, is of no commit either.
-    status = _git(folder, "status", "--porcelain", "--ignored", "--", *files)
+    status = _git(folder, "status", "--porcelain", "--ignored", "--", *map(str, _files(roots)))
     return {
         "commit": _git(folder, "rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
@@ -103,10 +111,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-@cache
 def _reaches_c(roots: tuple[str, ...]) -> bool:
-    code = _code(roots)
-    return any(file.suffix == ".c" for file in code.files(code.closure(roots)))
+    return any(file.suffix == ".c" for file in _files(roots))
 
 
 def compiler() -> str | None:

@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from math import inf
 
 import pytest
 import small_package as probe
@@ -48,10 +49,13 @@ def test_verifying_does_not_import_the_statistics_of_scipy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def seconds(*arguments):
-    """The least CPU time of three runs: others on the machine do not count."""
+def seconds(*arguments, enough=0.0):
+    """The least CPU time of three runs, or of fewer if one takes less than what is enough.
+
+    Others on the machine do not count.
+    """
     times = []
-    for _ in range(3):
+    while len(times) < 3 and min(times, default=inf) >= enough:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -63,9 +67,10 @@ def test_commands_take_little_more_than_pytorch(monkeypatch):
     """The goals are 1.5 and 2 times, here with half as much again for a busy machine."""
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     torch = seconds("-c", "import torch")
-    assert seconds("-m", "mcnn", "--help") < 0.3
+    assert seconds("-m", "mcnn", "--help", enough=0.3) < 0.3
     for command, times in (("list", 1.5), ("data", 1.5), ("verify", 2)):
-        assert seconds("-m", "mcnn", command) < 1.5 * times * torch, command
+        limit = 1.5 * times * torch
+        assert seconds("-m", "mcnn", command, enough=limit) < limit, command
 
 
 @pytest.fixture
@@ -79,9 +84,11 @@ def kept(tmp_path, monkeypatch):
 
     def begin():
         code = Code(tmp_path, "probe")
-        begin.asked = []
+        begin.asked, begin.reached = [], []
         hash_ = code.hash
         code.hash = lambda roots: begin.asked.append(roots) or hash_(roots)
+        closure = code.closure
+        code.closure = lambda roots: begin.reached.append(roots) or closure(roots)
         return Kept(code, file)
 
     begin.package, begin.file = package, file
@@ -103,6 +110,21 @@ def test_hashes_are_computed_once_for_a_state_of_the_files(kept):
         (kept.package / name).write_text(probe.FILES[name])
 
 
+def test_files_are_found_once_for_a_state_of_the_files(kept):
+    code = Code(kept.package.parent, "probe")
+    expected = code.files(code.closure(probe.FIRST))
+    assert kept.package / "experiments/one/first.py" in expected
+    first = kept()
+    assert first.files(probe.FIRST) == first.files(probe.FIRST) == expected
+    assert kept.reached == [probe.FIRST]
+    first.write()
+    assert kept().files(probe.FIRST) == expected
+    assert kept.reached == []
+    (kept.package / "lib/other.py").write_text(probe.FILES["lib/other.py"] + "\n")
+    assert kept().files(probe.FIRST) == expected
+    assert kept.reached == [probe.FIRST]
+
+
 def test_an_edit_in_between_is_not_kept(kept):
     first = kept()
     (kept.package / "lib/other.py").write_text("double = halve = None\n")
@@ -111,11 +133,14 @@ def test_an_edit_in_between_is_not_kept(kept):
     assert not kept.file.exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": 1}', "null"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": 1}', "null", "without files"])
 def test_what_is_damaged_is_computed_anew(kept, content):
+    if content == "without files":  # as an older version kept them
+        hashes_of_it = {" ".join(probe.FIRST): "0" * 16}
+        content = json.dumps({"state": kept()._state, "hashes": hashes_of_it})
     kept.file.write_text(content)
     first = kept()
-    first.hash(probe.FIRST)
+    assert first.hash(probe.FIRST) != "0" * 16
     first.write()
     assert list(json.loads(kept.file.read_text())["hashes"]) == [" ".join(probe.FIRST)]
 

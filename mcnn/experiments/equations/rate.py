@@ -166,7 +166,7 @@ EXPERIMENT = Experiment(
     trial=RateTrial,
     trials=trials,
     run=run,
-    seeds={"fast": range(2), "full": range(8)},
+    seeds={"fast": range(2), "full": range(24)},
     measures={"equations-rate": measure},
     tolerance=1e-6,
 )

@@ -237,7 +237,7 @@ EXPERIMENTS = [
         trial=GradientTrial,
         trials=trials,
         run=run,
-        seeds={"fast": range(2), "full": range(5)},
+        seeds={"fast": range(2), "full": range(40)},
         measures={
             "gates-baseline": measure_baselines,
             "gates-baseline-local": measure_baselines,

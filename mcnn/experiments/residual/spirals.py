@@ -70,7 +70,7 @@ EXPERIMENTS = [
         trial=SpiralsTrial,
         trials=_trials,
         run=_run_spirals,
-        seeds={"fast": range(2), "full": range(10)},
+        seeds={"fast": range(2), "full": range(30)},
         measures={
             "residual-solver-spirals": measure_solver,
             "residual-exchange-spirals": measure_exchange,

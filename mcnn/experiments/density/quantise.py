@@ -230,7 +230,7 @@ TINY |= {"samples": (0.5, 1.0), "budget": (1.5, 2.5), "bits": (2, 3)}
 FULL = TINY | {"net": "crepe-full", "samples": (0.25, 0.5, 1.0), "calibration": 1, "size": 200}
 FULL |= {"ways": ("sampled", "nearest")}
 MINILM = _NO_SET | {"net": "minilm", "calibration": 32, "size": 100}
-MINILM |= {"samples": (2.0, 4.0), "bits": (4, 5)}
+MINILM |= {"samples": (2.0, 4.0, 8.0), "bits": (4, 5, 6)}
 MINILM |= {"ways": ("sampled", "sampled, sequential", "nearest", "greedy path following")}
 NETS = (MLP, {}, MOBILE, TEXT, TINY, FULL, MINILM)
 

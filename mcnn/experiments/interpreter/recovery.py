@@ -78,7 +78,7 @@ EXPERIMENTS = [
         trial=RecoveryTrial,
         trials=trials,
         run=run,
-        seeds={"fast": range(1), "full": range(10, 15)},
+        seeds={"fast": range(1), "full": range(10, 25)},
         measures={"interpreter-lossless": measure},
         tolerance=0.05,
     ),

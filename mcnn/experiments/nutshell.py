@@ -335,7 +335,7 @@ EXPERIMENTS = [
         trial=BatchTrial,
         trials=_batch_trials,
         run=_batches_of,
-        seeds={"fast": range(1), "full": range(5)},
+        seeds={"fast": range(1), "full": range(15)},
         measures={"nutshell-batch": _measure_batch, "nutshell-online": _measure_batch},
         tolerance=0.01,
     ),

@@ -204,7 +204,7 @@ EXPERIMENT = Experiment(
     trial=LearnTrial,
     trials=trials,
     run=run,
-    seeds={"fast": range(1), "full": range(5)},
+    seeds={"fast": range(1), "full": range(15)},
     measures={
         "equations-learn": measure_error,
         "equations-nodes": measure_nodes,

@@ -229,7 +229,7 @@ EXPERIMENTS = [
         trial=FanInTrial,
         trials=fan_in_trials,
         run=run_fan_in,
-        seeds={"fast": range(1), "full": range(10, 13)},
+        seeds={"fast": range(1), "full": range(10, 20)},
         measures={"interpreter-fan-in": measure_fan_in},
         tolerance=0.05,
     ),

@@ -148,12 +148,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
 def test_damaged_claims_are_one_error_at_once(tmp_path, content):
     file = tmp_path / "claims.yml"
     file.write_bytes(content)
-    start = time.monotonic()
+    start = time.process_time()  # others may be at work, too
     with pytest.raises(UsageError) as error:
         claims.load(file)
     assert str(file) in str(error.value)
     assert len(str(error.value)) < 1000
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("depth", [500, 5000])

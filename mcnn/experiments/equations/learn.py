@@ -137,15 +137,11 @@ def run(trial: LearnTrial, device: torch.device) -> dict:
         model.draw(n, kind, fold_in(trial.seed, 4))
         source, solution = held.at(model.x)
         errors[str(n)] = float(relative(model(source), solution))
-    centres = (torch.arange(64, dtype=torch.float64) + 0.5).unsqueeze(1) / 64
     return {
         "loss": losses[:: max(1, trial.steps // 50)],
         "held out": errors,
         "unanswered": float(relative(source, solution)),  # of the source for a solution
         "gain": model.gain(),
-        "kernel": [
-            [round(v, 4) for v in row] for row in model.operator.kernel(centres, centres).tolist()
-        ],
     }
 
 

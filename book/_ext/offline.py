@@ -5,7 +5,6 @@ carries its glyphs, so a page opened from disk looks right in browsers that refu
 from there.
 """
 
-import gzip
 import io
 import json
 import re
@@ -19,7 +18,6 @@ from PIL import Image
 from sphinx.application import Sphinx
 
 _PACKAGE = "sphinx-mathjax-offline"  # data only: its own extension would copy 24 MB
-_LONG = 100_000  # bytes of a file of records
 _NEEDED = ("tex-svg.js", "input/tex/extensions/")
 # An icon of Font Awesome: its name, width, height, other names, code, and what is drawn.
 _ICON = re.compile(
@@ -36,7 +34,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("build-finished", _drop_outputs)
     app.connect("build-finished", _lighten)
     app.connect("build-finished", _drop_icons)
-    app.connect("build-finished", _pack_records)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -140,24 +137,3 @@ def _drop_icons(app: Sphinx, error: Exception | None) -> None:
         return icon[0] if names & named else f'"{icon[1] or icon[2]}":{icon[3]}""]'
 
     whole.write_text(_ICON.sub(kept, whole.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def _pack_records(app: Sphinx, error: Exception | None) -> None:
-    """Offer long files of records compressed: a tenth of the bytes, which are a third of a site."""
-    if error or app.builder.format != "html":
-        return
-    packed = []
-    for file in Path(app.outdir, "_downloads").rglob("*.jsonl"):
-        if file.stat().st_size > _LONG:
-            name = f"{file.parent.name}/{file.name}"
-            file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes(), mtime=0))
-            file.unlink()
-            packed.append(name)
-    if not packed:
-        return
-    names = re.compile("(" + "|".join(map(re.escape, packed)) + ')(?=["#])')
-    for page in Path(app.outdir).rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        new = names.sub(r"\1.gz", text)
-        if new != text:
-            page.write_text(new, encoding="utf-8")

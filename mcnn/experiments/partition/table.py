@@ -78,7 +78,7 @@ EXPERIMENTS = [
         trial=TableTrial,
         trials=_trials,
         run=_run,
-        seeds={"fast": range(1), "full": range(3)},
+        seeds={"fast": range(1), "full": range(20)},
         measures={"partition-table": _measure},
         tolerance=0.02,
     ),

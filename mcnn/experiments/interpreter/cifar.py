@@ -1,7 +1,7 @@
 """A network of photographs: what its biases decide, and what its first layer seeks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def run(trial: CifarTrial, device: torch.device) -> dict[str, Any]:
     metrics: dict[str, Any] = {"gabor": {"as initialised": _fits(model)}}
     training.fit(
         model,
-        type(dataset)(**{**vars(dataset), "train": part}),
+        replace(dataset, train=part),
         epochs=trial.epochs,
         batch_size=trial.batch_size,
         lr=trial.lr,

@@ -1,7 +1,7 @@
 """MobileNetV2: its number of parameters, its linear bottlenecks, and filters of nine weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ def trained(trial: BottleneckTrial, device: torch.device) -> tuple[nn.Module, da
     part = dataset.train.part(slice(trial.train))
     training.fit(
         model,
-        type(dataset)(**{**vars(dataset), "train": part}),
+        replace(dataset, train=part),
         epochs=trial.epochs,
         batch_size=trial.batch_size,
         lr=trial.lr,
@@ -219,7 +219,7 @@ EXPERIMENTS = [
         trial=BottleneckTrial,
         trials=bottleneck_trials,
         run=run_bottleneck,
-        seeds={"fast": range(1), "full": range(10, 13)},
+        seeds={"fast": range(1), "full": range(10, 18)},
         measures={"interpreter-bottleneck": measure_bottleneck},
         tolerance=0.05,
     ),

@@ -18,6 +18,7 @@ from mcnn.ledger import output
 from mcnn.ledger.project import PROFILES
 
 if TYPE_CHECKING:
+    from mcnn.ledger import runner
     from mcnn.ledger.records import Record
 
 _RUN = """examples:
@@ -280,13 +281,28 @@ def _cost(held: Sequence["Record"]) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mcnn.ledger import project, runner
+    from mcnn.ledger import warming
 
     if args.refresh or args.hours:
         return _refresh(args)
     if not args.experiment:
         raise UsageError("name an experiment or a pattern, such as 'density-*'; see mcnn list")
-    device = runner.resolve_device(args.device)
+    with warming.warming(args.scheduler, args.experiment):
+        from mcnn.ledger import project, runner  # and PyTorch, meanwhile
+
+        device = runner.resolve_device(args.device)
+        plans = _plans(args)
+    results = args.results or project.results_dir(args.profile)
+    options = (args.jobs or 1, args.scheduler, args.patience)
+    total = runner.run(plans, device, results, *options)
+    print(f"{total} new records in {results}" if total else "nothing to do")
+    return 0
+
+
+def _plans(args: argparse.Namespace) -> list["runner.Plan"]:
+    """Say what is to be run of each experiment, and return it."""
+    from mcnn.ledger import runner
+
     where = dict(args.only) | ({"dataset": args.dataset} if args.dataset else {})
     plans = []
     for name in _names(args.experiment):
@@ -300,11 +316,7 @@ def _run(args: argparse.Namespace) -> int:
         if p.left_out:
             notes.append(f"{p.left_out} left out, whose data must be asked for (mcnn data)")
         print(f"{name}: {', '.join(notes)}")
-    results = args.results or project.results_dir(args.profile)
-    options = (args.jobs or 1, args.scheduler, args.patience)
-    total = runner.run(plans, device, results, *options)
-    print(f"{total} new records in {results}" if total else "nothing to do")
-    return 0
+    return plans
 
 
 def _refresh(args: argparse.Namespace) -> int:

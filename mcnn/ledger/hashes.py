@@ -16,6 +16,10 @@ from pathlib import Path
 from mcnn.ledger.code import Code
 
 
+def _key(roots: tuple[str, ...], outside: str) -> str:
+    return " ".join((*roots, outside) if outside else roots)
+
+
 class Kept:
     """The hashes of what experiments reach in a version of the source, and its files.
 
@@ -35,22 +39,31 @@ class Kept:
         self._files: dict[str, list[str]] = {}  # in the folder of the package
         self._read()
 
-    def hash(self, roots: tuple[str, ...]) -> str:
-        """Return :meth:`mcnn.ledger.code.Code.hash`."""
-        key = " ".join(roots)
+    def hash(self, roots: tuple[str, ...], outside: str = "") -> str:
+        """Return :meth:`mcnn.ledger.code.Code.hash`.
+
+        Parameters
+        ----------
+        roots
+            What it starts from.
+        outside
+            Tells versions of the roots apart that are no part of the package.
+        """
+        key = _key(roots, outside)
         if key not in self._hashes:
             self._hashes[key] = self._code.hash(roots)
             self._write_later()
         return self._hashes[key]
 
-    def files(self, roots: tuple[str, ...]) -> list[Path]:
+    def files(self, roots: tuple[str, ...], outside: str = "") -> list[Path]:
         """Return :meth:`mcnn.ledger.code.Code.files` of all that the roots reach."""
-        key, root = " ".join(roots), self._code.root
+        key, root = _key(roots, outside), self._code.root
         if key not in self._files:
             found = self._code.files(self._code.closure(roots))
-            self._files[key] = [file.relative_to(root).as_posix() for file in found]
+            inside = [f.relative_to(root) if f.is_relative_to(root) else f for f in found]
+            self._files[key] = [file.as_posix() for file in inside]
             self._write_later()
-        return [root / name for name in self._files[key]]
+        return [root / name for name in self._files[key]]  # a whole path stays as it is
 
     def _write_later(self) -> None:
         if not self._new:

@@ -1,5 +1,6 @@
 """Where a number comes from: the commit, the code it depends on, the machine that made it."""
 
+import hashlib
 import os
 import platform
 import shlex
@@ -37,19 +38,21 @@ def code_hash(roots: tuple[str, ...]) -> str:
     str
         16 hexadecimal digits, the same under every Python version.
     """
-    code = _code(roots)
-    return _kept(code).hash(roots) if _inside(code, roots) else code.hash(roots)
+    return _kept(_code(roots)).hash(roots, _outside(roots))
 
 
 @cache
 def _files(roots: tuple[str, ...]) -> list[Path]:
     """Return the files behind all the code that an experiment reaches."""
+    return _kept(_code(roots)).files(roots, _outside(roots))
+
+
+def _outside(roots: Sequence[str]) -> str:
+    """Return the hashes of the files of modules that are no part of the package."""
     code = _code(roots)
-    return _kept(code).files(roots) if _inside(code, roots) else code.files(code.closure(roots))
-
-
-def _inside(code: Code, roots: Sequence[str]) -> bool:
-    return all(root.partition(".")[0] == code.package for root in roots)
+    names = sorted({root.partition(":")[0] for root in roots})
+    files = [code.module(n).path for n in names if n.partition(".")[0] != code.package]
+    return "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
 
 
 @cache

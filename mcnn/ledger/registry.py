@@ -5,7 +5,7 @@ The ledger knows no chapter: it asks the package :data:`PACKAGE` by name.
 
 import importlib
 import pkgutil
-from functools import cache
+import threading
 
 from mcnn.errors import unknown
 from mcnn.ledger.experiment import Experiment
@@ -13,16 +13,19 @@ from mcnn.ledger.experiment import Experiment
 PACKAGE = "mcnn.experiments"
 
 
-@cache
+_found: dict[str, Experiment] = {}
+_lock = threading.RLock()  # a worker of a cluster asks from several threads
+
+
 def all_experiments() -> dict[str, Experiment]:
     """Return every experiment by name, in the order of modules and of their lists."""
-    experiments = {}
-    package = importlib.import_module(PACKAGE)
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{PACKAGE}.{info.name}")
-        for experiment in getattr(module, "EXPERIMENTS", ()):
-            experiments[experiment.name] = experiment
-    return experiments
+    with _lock:
+        if not _found:
+            path = importlib.import_module(PACKAGE).__path__
+            names = [info.name for info in pkgutil.iter_modules(path)]
+            modules = [importlib.import_module(f"{PACKAGE}.{name}") for name in names]
+            _found.update((e.name, e) for m in modules for e in getattr(m, "EXPERIMENTS", ()))
+    return _found
 
 
 def get(name: str) -> Experiment:

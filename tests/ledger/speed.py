@@ -15,9 +15,16 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 CODE = """
 import sys; sys.path.insert(0, {tests!r})
-import fake_experiments as f
-from mcnn.ledger import cli, registry
-registry.all_experiments()[f.NAME] = f.FAKE
+from mcnn.ledger import cli
+go_on = cli._plans
+
+def with_fake(args):  # as late as a command imports its experiments, and PyTorch with them
+    import fake_experiments as f
+    from mcnn.ledger import registry
+    registry.all_experiments()[f.NAME] = f.FAKE
+    return go_on(args)
+
+cli._plans = with_fake
 sys.exit(cli.main(sys.argv[1:]))
 """
 

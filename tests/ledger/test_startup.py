@@ -4,12 +4,13 @@ import json
 import resource
 import subprocess
 import sys
+import types
 from math import inf
 
 import pytest
 import small_package as probe
 
-from mcnn.ledger import hashes
+from mcnn.ledger import hashes, provenance
 from mcnn.ledger.code import Code
 from mcnn.ledger.hashes import Kept
 
@@ -123,6 +124,42 @@ def test_files_are_found_once_for_a_state_of_the_files(kept):
     (kept.package / "lib/other.py").write_text(probe.FILES["lib/other.py"] + "\n")
     assert kept().files(probe.FIRST) == expected
     assert kept.reached == [probe.FIRST]
+
+
+def test_roots_outside_the_package_are_kept_by_their_content(kept, tmp_path_factory):
+    """As an experiment of the tests is: each command that runs it would parse the package."""
+    file = tmp_path_factory.mktemp("elsewhere") / "mine.py"
+    file.write_text("from probe.lib.other import double\nrun = double\n")
+
+    def begin():
+        found = kept()
+        found._code.include("mine", file)
+        return found
+
+    first = begin()
+    code = first.hash(("mine:run",), "a")
+    assert file in first.files(("mine:run",), "a")
+    first.write()
+    second = begin()
+    assert second.hash(("mine:run",), "a") == code
+    assert file in second.files(("mine:run",), "a")
+    assert kept.asked == kept.reached == []
+    file.write_text("from probe.lib.other import halve\nrun = halve\n")
+    assert begin().hash(("mine:run",), "b") != code
+
+
+def test_what_a_module_outside_the_package_holds_is_in_its_key(tmp_path, monkeypatch):
+    texts = ("from mcnn import seeds\nrun = seeds.layer_seed\n", "run = None\n")
+    found = []
+    for number, text in enumerate([*texts, texts[0]]):
+        file = tmp_path / f"mine{number}.py"
+        file.write_text(text)
+        name = f"outside_{number}"
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules[name].__file__ = str(file)
+        found.append(provenance._outside((f"{name}:run",)))
+    assert found[0] == found[2] != found[1]
+    assert provenance._outside(("mcnn.nutshell:forward",)) == ""
 
 
 def test_an_edit_in_between_is_not_kept(kept):

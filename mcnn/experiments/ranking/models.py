@@ -192,7 +192,7 @@ EXPERIMENTS = [
         trial=ModelsTrial,
         trials=_trials,
         run=_run,
-        seeds={"fast": range(1), "full": range(12)},
+        seeds={"fast": range(1), "full": range(9)},
         measures={
             "ranking-neumf": _measure_neumf,
             "ranking-dot": _measure_neumf,

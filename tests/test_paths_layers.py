@@ -193,6 +193,14 @@ def test_networks_are_their_dense_form(method):
     assert torch.equal(net.paths, sample_paths([20, 16, 12, 4], 60, method, 1))
 
 
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_an_example_without_a_batch_is_the_first_of_one(outputs):
+    net = PathMLP([20, 16, outputs], 60, dtype=torch.float64)
+    x = randn(1, 20, dtype=torch.float64)
+    assert net(x[0]).shape == (outputs,)
+    assert torch.equal(net(x[0]), net(x)[0])
+
+
 @pytest.mark.parametrize("net", [PathMLP([20, 16, 4], 60), PathCNN([3, 8, 16], 5, 128, blocks=1)])
 def test_every_parameter_gets_a_gradient(net):
     x = randn(8, 20) if isinstance(net, PathMLP) else randn(8, 3, 8, 8)

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import time
 
 import pytest
@@ -418,6 +419,22 @@ def test_second_derivatives_pass_through_the_loop():
     for a, b in zip(operators, loop, strict=True):
         assert a.abs().sum() > 0
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("size", range(1, 5))
+def test_windows_that_lie_outside_with_all_their_taps(size):
+    """Only dilation beyond the size makes such; their maximum is that of nothing."""
+    x = torch.arange(1.0, size + 1).reshape(1, 1, size)
+    outside = 0
+    for dilation, kernel, stride in itertools.product(range(1, 9), range(2, 5), range(1, 4)):
+        for padding in range(1, kernel // 2 + 1):
+            options = ((1, kernel), (1, stride), (0, padding), (1, dilation))
+            if size + 2 * padding <= dilation * (kernel - 1):
+                continue
+            expected = F.max_pool2d(x, *options)
+            outside += int(expected.isinf().sum())
+            assert torch.equal(relu.max_pool2d(x, *options), expected), options
+    assert outside > 0
 
 
 def test_what_the_loop_leaves_to_operators(monkeypatch):

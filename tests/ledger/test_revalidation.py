@@ -13,7 +13,7 @@ import fake_experiments
 import pytest
 from fake_experiments import NAME, line
 
-from mcnn.ledger import cli, records, registry, revalidation, runner
+from mcnn.ledger import cli, recheck, records, registry, revalidation, runner
 
 OLD, OLDER = "0" * 16, "1" * 16
 TWIN, OTHER = "fake-twin", "fake-other"
@@ -176,3 +176,19 @@ def test_the_bar_counts_recorded_seconds_and_shows_the_time_left(tmp_path, three
         pass
     assert os.waitpid(driver, 0)[1] == 0
     assert re.search(rb"trials: .*5/12 s as recorded \[\d\d:\d\d<[\d:?]+", shown)
+
+
+def test_samples_of_notes_are_run_again_and_those_that_differ_are_told(tmp_path, three, capsys):
+    for seed in range(3):
+        stale(tmp_path, OTHER, seed)
+    assert revalidate(tmp_path, OTHER) == 0
+    assert recheck.check(5, "cpu", tmp_path, seed=0) == 0
+    assert "1 of 1 trials of samples were run again" in capsys.readouterr().out
+    sampled = noted(tmp_path)[OTHER]["sample"]
+    records.path(OTHER, tmp_path).unlink()
+    for seed in range(3):
+        parts = [part + 7 for part in line(seed)["metrics"]["parts"]]
+        stale(tmp_path, OTHER, seed, metrics=line(seed)["metrics"] | {"parts": parts})
+    assert set(sampled) <= {r.key for r in records.read(OTHER, tmp_path)}
+    assert recheck.check(5, "cpu", tmp_path, seed=0) == 1
+    assert "DIFFERS: largest difference" in capsys.readouterr().out

@@ -1,0 +1,40 @@
+"""Small choices in the ledger that nothing else shows, each with what it would spoil."""
+
+import json
+
+import pytest
+from fake_experiments import FakeTrial, line
+
+from mcnn.ledger import agreement, records, store
+
+CURVE = [0.1, 0.2, 0.3]
+
+
+def text_of(made):
+    return json.dumps(made).encode()
+
+
+def test_the_digest_is_read_off_a_line_of_this_format_alone():
+    """Else each line of a long file is decoded to be found."""
+    made = line(0)
+    written = text_of(made)
+    assert written.startswith(b'{"format": 2, ')
+    assert store._sealed(written) == made["digest"].encode()
+    assert store._sealed(written.replace(b'"seed": 0', b'"seed": 1')) is None
+    assert store._sealed(written.replace(b'"format": 2, ', b"")) is None
+    assert store._sealed(written.replace(b'"format": 2, ', b'"format": 2,  ')) is None
+
+
+@pytest.mark.parametrize("other", [{"profile": "full"}, {"experiment": "a"}, {"experiment": "z"}])
+def test_the_spread_is_taken_over_seeds_of_the_same_trial(other):
+    """A wide spread elsewhere must not excuse a number here."""
+
+    def record(seed, shift=0.0, **changes):
+        curve = [x + shift for x in CURVE]
+        return records.Record(line(seed, metrics={"curve": curve}, **changes), FakeTrial(seed=seed))
+
+    held, fresh = record(0), {"curve": [x + 1e-4 for x in CURVE]}
+    elsewhere = [record(seed, shift=100.0 * seed, **other) for seed in range(1, 9)]
+    assert agreement.compare(held, fresh, 1e-6, elsewhere).word == "DIFFERS"
+    here = [record(seed, shift=100.0 * seed) for seed in range(1, 9)]
+    assert agreement.compare(held, fresh, 1e-6, here).word != "DIFFERS"

@@ -72,9 +72,9 @@ test: lint book  ## everything: lint, book, unit tests, notebooks, the site, rec
 		--nbval --nbval-current-env tests mcnn $(wildcard notebooks)
 	@OMP_NUM_THREADS=1 $(BIN)/mcnn verify --spot 3 --within 60
 
-soak: $(READY)  ## a million damaged records, notes, claims and command lines; hours
-	@OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -s tests/ledger/test_fuzz.py \
-		tests/ledger/test_faults.py
+soak: $(READY)  ## a million damaged files and command lines, kills, full disks; what is lost; hours
+	@OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q -s tests/ledger/test_faults.py \
+		tests/ledger/test_records.py tests/ledger/test_cluster.py tests/ledger/test_fuzz.py
 
 cluster-test: $(READY)  ## a Dask cluster on this machine: workers and scheduler killed, other code
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/ledger/test_cluster.py

@@ -9,6 +9,7 @@ from functools import cache
 
 import fake_experiments
 import pytest
+import soak
 import torch
 from hypothesis import settings
 
@@ -21,7 +22,7 @@ ALL_EXPERIMENTS = registry.all_experiments  # as the package finds them
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=1000)
-settings.register_profile("soak", settings.get_profile("default"), max_examples=200_000)
+settings.register_profile("soak", settings.get_profile("default"), max_examples=soak.INPUTS)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "default")
 )
@@ -31,6 +32,15 @@ def pytest_collection_finish():
     """Leave what is imported by now to itself: else each look for garbage goes through it all."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what ``make soak`` did, also where it is stopped."""
+    if soak.LONG:
+        done = [terminalreporter.stats.get(word, ()) for word in ("passed", "failed")]
+        passed, failed = ([report.nodeid for report in reports] for reports in done)
+        terminalreporter.section("faults")
+        terminalreporter.write_line(soak.table(soak.rows(passed, failed)))
 
 
 @pytest.fixture(autouse=True)

@@ -68,7 +68,7 @@ class Leases:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                self._make(file)
             except FileExistsError:
                 if not self._expired(file):
                     return False
@@ -76,9 +76,7 @@ class Leases:
                 old = file.with_name(f".{key}.{os.getpid()}")
                 os.rename(file, old)
                 os.unlink(old)
-                handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            with os.fdopen(handle, "w") as out:
-                out.write(_WHO.format(_host(), os.getpid(), _started(os.getpid())))
+                self._make(file)
         except (FileNotFoundError, FileExistsError):
             return False  # another one was faster
         except OSError:
@@ -86,6 +84,26 @@ class Leases:
         with self._lock:
             self._held.add(file)
         return True
+
+    @staticmethod
+    def _make(file: Path) -> None:
+        """Make a lease that says whose it is; FileExistsError if there is one.
+
+        It appears with what it says: else a driver that is killed in between leaves one that is
+        nobody's, and the next driver leaves the trial to it.
+        """
+        who = _WHO.format(_host(), os.getpid(), _started(os.getpid()))
+        new = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+        new.write_text(who)
+        try:
+            os.link(new, file)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            with open(file, "x", encoding="utf-8") as out:
+                out.write(who)
+        finally:
+            new.unlink()
 
     def _expired(self, file: Path) -> bool:
         """Whether its process has ended, or nobody touches it, by the clock of the file system."""

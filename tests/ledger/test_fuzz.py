@@ -1,15 +1,23 @@
 """Whatever a file or a command line holds: only declared errors.
 
-``make test`` tries a few hundred, ``make soak`` a million.
+``make test`` tries a few hundred, ``make soak`` a million, and tells how they ended.
 """
 
 import copy
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
 from fake_experiments import FAKE, NAME, line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from soak import KILLS, injected
 from test_claims import ENTRY, dump
 from test_records import a_note
 
@@ -86,6 +94,11 @@ RECORD = {k: v for k, v in line(0, profile="full").items() if k != "digest"}
 @with_fixtures
 @given(st.one_of(changed(RECORD).map(sealed), spoilt(json.dumps(line(0)).encode())))
 def test_records(folder, fake, text):
+    with injected("damaged or forged records"):
+        read_records(folder, text)
+
+
+def read_records(folder, text):
     file = records.path(NAME, folder)
     file.write_bytes(text + b"\n")
     good, problems = records.scan(file, FAKE)
@@ -101,6 +114,11 @@ def test_records(folder, fake, text):
 @with_fixtures
 @given(st.one_of(changed(a_note("1" * 16, "2" * 16)).map(sealed), changed(RECORD).map(sealed)))
 def test_notes(folder, fake, text):
+    with injected("damaged or forged notes"):
+        read_notes(folder, fake, text)
+
+
+def read_notes(folder, fake, text):
     file = folder / records.REVALIDATIONS
     try:
         file.write_bytes(text + b"\n")
@@ -123,7 +141,11 @@ def dumped(made):
 
 @given(st.one_of(changed(ENTRIES).map(dumped), spoilt(dumped(ENTRIES)), st.binary(max_size=60)))
 def test_claims(tmp_path_factory, text):
-    file = tmp_path_factory.getbasetemp() / "fuzzed-claims.yml"
+    with injected("damaged claims"):
+        read_claims(tmp_path_factory.getbasetemp() / "fuzzed-claims.yml", text)
+
+
+def read_claims(file, text):
     file.write_bytes(text)
     try:
         found = claims.load(file)
@@ -131,6 +153,30 @@ def test_claims(tmp_path_factory, text):
         assert str(file) in str(error)  # noqa: PT017
     else:
         assert all(one.id == name for name, one in found.items())
+
+
+def idx_file(numbers):
+    """Bytes of an idx file: two zeros, the type, the dimensions, and the numbers."""
+    header = bytes([0, 0, 8, numbers.ndim])
+    return header + np.array(numbers.shape, ">i4").tobytes() + numbers.tobytes()
+
+
+IMAGES = idx_file(np.arange(8 * 28 * 28, dtype=np.uint8).reshape(8, 28, 28))
+LABELS = idx_file(np.arange(8, dtype=np.uint8))
+
+
+@given(
+    spoilt(IMAGES) | spoilt(IMAGES[:20]) | st.binary(max_size=40),
+    spoilt(LABELS) | st.binary(max_size=20),
+)
+def test_images(tmp_path_factory, images, labels):
+    raw = tmp_path_factory.getbasetemp() / "fuzzed-images/MNIST/raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    with injected("damaged idx files"), pytest.raises(McnnError):
+        data.load("mnist", root=raw.parents[1])
 
 
 WORDS = st.sampled_from(
@@ -146,6 +192,11 @@ WORDS = st.sampled_from(
 @with_fixtures
 @given(st.lists(WORDS | st.text(max_size=6).filter(lambda x: "\0" not in x), max_size=6))
 def test_command_lines(tmp_path, fake, monkeypatch, capsys, argv):
+    with injected("command lines"):
+        call(tmp_path, monkeypatch, capsys, argv)
+
+
+def call(tmp_path, monkeypatch, capsys, argv):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "run", lambda plans, *_: sum(len(p.todo) for p in plans))
     monkeypatch.setattr(runner, "again", lambda calls, *_: iter(()))
@@ -161,3 +212,50 @@ def test_command_lines(tmp_path, fake, monkeypatch, capsys, argv):
         status = end.code
     assert status in (0, 1, 2)
     assert "Traceback" not in capsys.readouterr().err
+
+
+DRIVER = """
+import sys
+import fake_experiments as fake
+from mcnn.ledger import cli, registry
+registry.all_experiments()[fake.NAME] = fake.FAKE
+sys.exit(cli.main(["run", fake.NAME, "--seeds", "0-39", "--device", "cpu", *sys.argv[1:]]))
+"""
+
+
+def driver(results, *options):
+    environment = os.environ | {"FAKE_NAP": "0.02", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("FAKE_FAULT", None)
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, "--results", str(results), *options],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def seeds(file):
+    return {r.config.seed for r in records.scan(file, FAKE)[0]}
+
+
+def test_kills_at_any_time(tmp_path, fake):
+    """Runs, each by one or two processes or two drivers, are killed until none is left to do."""
+    rng = random.Random(0)
+    ways = [(["--jobs", "2"],), ([],), ([], [])]
+    for number in range(KILLS):
+        file = records.path(NAME, tmp_path / str(number))
+        with injected("processes killed while they run", KILLS):
+            started = [driver(file.parent, *options) for options in ways[number % len(ways)]]
+            goal, end = rng.randrange(1, 30), time.monotonic() + 120
+            while len(seeds(file)) < goal and time.monotonic() < end:
+                time.sleep(rng.random() / 50)
+            for process in started:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(60)
+            before = seeds(file)
+            assert goal <= len(before)
+            assert driver(file.parent).wait(120) == 0
+            assert seeds(file) == set(range(40)) >= before
+            assert file.read_bytes().count(b"\n") == 40
+            assert records.scan(file)[1] == []

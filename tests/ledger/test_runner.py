@@ -1,5 +1,6 @@
 """Running trials: in this process, in several, on a cluster; what fails, what stops, what shows."""
 
+import errno
 import multiprocessing
 import os
 import pty
@@ -400,6 +401,28 @@ def test_the_lease_of_a_killed_driver_is_free_at_once(results):
     os.waitpid(driver, 0)
     assert (results / ".leases" / "a").exists()
     assert leases.Leases(results).take(results, "a")
+
+
+def test_a_driver_that_is_killed_while_it_takes_a_lease_leaves_none(results):
+    pid = os.fork()
+    if not pid:
+        os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        leases.Leases(results).take(results, "a")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert not (results / ".leases" / "a").exists()
+    assert leases.Leases(results).take(results, "a")
+
+
+def test_leases_need_no_hard_links(results, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    with leases.Leases(results) as first, leases.Leases(results) as second:
+        assert first.take(results, "a")
+        assert not second.take(results, "a")
+    assert not (results / ".leases").exists()
 
 
 def test_leases_are_touched_while_their_driver_lives(results, monkeypatch):

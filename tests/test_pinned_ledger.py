@@ -5,7 +5,7 @@ import json
 import pytest
 from fake_experiments import FakeTrial, line
 
-from mcnn.ledger import agreement, records, store
+from mcnn.ledger import agreement, notes, records, store
 
 CURVE = [0.1, 0.2, 0.3]
 
@@ -23,6 +23,27 @@ def test_the_digest_is_read_off_a_line_of_this_format_alone():
     assert store._sealed(written.replace(b'"seed": 0', b'"seed": 1')) is None
     assert store._sealed(written.replace(b'"format": 2, ', b"")) is None
     assert store._sealed(written.replace(b'"format": 2, ', b'"format": 2,  ')) is None
+
+
+def test_a_line_is_known_by_its_hash_wherever_that_stands():
+    """And a note, which has none, by its digest."""
+    made = line(0)
+    usual = text_of(made)
+    assert store._name(usual) == (made["hash"], made["digest"][:16])
+    moved = records.seal({k: made[k] for k in ("config", "metrics", "provenance", "hash")})
+    assert store._KEY.match(text_of(moved)) is None
+    assert store._name(text_of(moved)) == (made["hash"], moved["digest"][:16])
+    note = records.seal({"experiment": "a"})
+    assert store._name(text_of(note)) == (note["digest"], note["digest"][:16])
+
+
+def test_what_records_rest_on_is_counted(fake, tmp_path):
+    now, old = line(0), line(1, code="0" * 16)
+    dirty = line(2, provenance=now["provenance"] | {"dirty": True})
+    held = [records.Record(one, FakeTrial(seed=k)) for k, one in enumerate((now, old, dirty))]
+    found = notes.support([(fake, held)], tmp_path)
+    assert (found.total, found.steps, found.flaws.total()) == (3, {0: 1}, 1)
+    assert str(found).startswith("3 records: 1 made by today's code; 1 stale; 1 decide nothing, ")
 
 
 @pytest.mark.parametrize("other", [{"profile": "full"}, {"experiment": "a"}, {"experiment": "z"}])

@@ -5,6 +5,7 @@ import torch
 from test_pinned_sampling import CKN
 
 from mcnn.paths import METHODS, generators, sample_paths
+from mcnn.paths.compress import _starts
 from mcnn.sampling import fold_in, hash_bits
 
 FIRST = {  # [4, 6, 3], eight paths from number 3 on, seed 2
@@ -69,3 +70,14 @@ def test_permutations_are_ranks_of_hashes():
             x = hash_bits(key, torch.arange(first, first + 6)).tolist()
             units = [(sorted(x).index(value) + turn) % 6 for value in x]
             assert found[number, first : first + 6].tolist() == units
+
+
+def test_walks_back_start_at_random_or_by_turns():
+    """Independent ones as dice fall, all others as evenly as can be."""
+    cpu = torch.device("cpu")
+    even = _starts(1003, 10, "jittered", 1, cpu)
+    assert even.tolist() == [101] * 3 + [100] * 7
+    counts = torch.stack([_starts(1000, 10, "iid", seed, cpu) for seed in range(300)])
+    assert (counts.sum(1) == 1000).all()
+    chi2 = ((counts - 100.0) ** 2 / 100).sum(1)  # of nine degrees of freedom
+    assert abs(chi2.mean() - 9) < 4 * (18 / 300) ** 0.5

@@ -434,6 +434,8 @@ def test_windows_that_lie_outside_with_all_their_taps(size):
             expected = F.max_pool2d(x, *options)
             outside += int(expected.isinf().sum())
             assert torch.equal(relu.max_pool2d(x, *options), expected), options
+            upright = [pair[::-1] for pair in options]
+            assert torch.equal(relu.max_pool2d(x.mT, *upright), expected.mT), upright
     assert outside > 0
 
 

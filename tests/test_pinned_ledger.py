@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fake_experiments import FakeTrial, line
+from fake_experiments import NAME, FakeTrial, line
 
 from mcnn.ledger import agreement, notes, records, store
 
@@ -35,6 +35,16 @@ def test_a_line_is_known_by_its_hash_wherever_that_stands():
     assert store._name(text_of(moved)) == (made["hash"], moved["digest"][:16])
     note = records.seal({"experiment": "a"})
     assert store._name(text_of(note)) == (note["digest"], note["digest"][:16])
+
+
+def test_a_record_of_a_file_keeps_its_text_until_somebody_asks(fake, tmp_path):
+    """Which is a tenth of the memory: a hundred thousand are held at once."""
+    made = line(0)
+    records.append([made], records.path(NAME, tmp_path))
+    (held,) = records.scan(records.path(NAME, tmp_path), fake)[0]
+    assert isinstance(held._line, bytes)
+    assert held.metrics == made["metrics"]
+    assert records.Record(made, FakeTrial(seed=0)).metrics == made["metrics"]
 
 
 def test_what_records_rest_on_is_counted(fake, tmp_path):

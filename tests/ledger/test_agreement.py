@@ -153,3 +153,44 @@ def test_without_a_spread_the_tolerance_of_the_experiment_decides(change, good, 
 
 def test_without_a_spread_counts_must_repeat():
     assert not agreement.compare(record(0, units=3), {"units": 4}, 2.0, [record(1, units=5)]).good
+
+
+@pytest.mark.parametrize(
+    ("others", "now", "good"),
+    [
+        ([0.97, 0.97], 0.95, True),
+        ([0.97, 0.97], 0.5, False),
+        ([0.97, 0.97, 0.97], 0.5, False),
+        ([0.969999, 0.97, 0.970001], 0.5, False),
+        ([0.93, 0.93], 0.7, True),  # 0.97 itself is as far from these as draws may be
+        ([0.93, 0.93], 0.5, False),
+        ([0.9, 0.97], 0.5, True),  # of two seeds that differ, little is known
+    ],
+)
+def test_what_a_few_seeds_have_alike_is_not_off_by_any_amount(others, now, good):
+    """While the other metrics are as far off as draws are."""
+    curves = drawn(len(others) + 2)
+    held = record(0, accuracy=0.97, curve=curves[0].metrics["curve"])
+    draws = [
+        record(s + 1, accuracy=value, curve=curves[s + 1].metrics["curve"])
+        for s, value in enumerate(others)
+    ]
+    fresh = {"accuracy": now, "curve": curves[-1].metrics["curve"]}
+    found = agreement.compare(held, fresh, 0.01, draws)
+    assert found.good == good
+    assert ("metrics.accuracy is off by" in str(found)) != good
+
+
+def test_what_is_off_by_rounding_alone_is_not_far_out():
+    """However small its spread is, and far off by chance the rest is not."""
+    curves = drawn(10)
+    many = [record(s, zero=1e-18 * (s + 1), **curves[s].metrics) for s in range(9)]
+    fresh = {"zero": 1e-14} | curves[9].metrics
+    assert agreement.compare(many[0], fresh, 1e-6, many).good
+
+
+@pytest.mark.parametrize("size", [1e200, 10**400])
+def test_numbers_larger_than_squares_or_floats_can_be_are_compared(size):
+    many = [record(s, total=size + s * (size // 10), level=0.5 + 0.01 * s) for s in range(5)]
+    assert agreement.compare(many[0], many[0].metrics, 1e-6, many).good
+    assert agreement.compare(many[0], many[1].metrics, 1e-6, many).good == (size < 10**300)

@@ -276,9 +276,6 @@ def append(new: Iterable[dict[str, Any]], file: Path, *, overwrite: bool = False
     texts = {key(line): json.dumps(line).encode() + b"\n" for line in new}
     if not texts:
         return 0
-    for name, text in texts.items():
-        if _name(text.strip()) is None:  # written otherwise than json does, or with a key twice
-            raise RecordError(f"{name:.16} would not read back as it was sealed: run it again")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _only_writer(FileLock(file.parent / ".lock")):
@@ -320,13 +317,18 @@ def _append(texts: dict[str, bytes], file: Path, overwrite: bool) -> int:
             _write(handle, b"\n", index.end + len(rest))
             index.read(handle)
         held = texts.keys() & index.places.keys()
+        if not overwrite:
+            texts = {name: text for name, text in texts.items() if name not in held}
+        names = {name: _name(text.strip()) for name, text in texts.items()}
+        for name, read in names.items():
+            if read is None:  # it was sealed as json does not write it, or with a key twice
+                raise RecordError(f"{name:.16} would not read back as it was sealed: run it again")
         if held and overwrite:
             _replace(texts, held, handle, index, file)
             return len(texts)
-        texts = {name: text for name, text in texts.items() if name not in held}
         _write(handle, b"".join(texts.values()), index.end)
-        for text in texts.values():
-            index.add(_name(text.strip()), len(text))
+        for name, text in texts.items():
+            index.add(names[name], len(text))
         index.last = index._before(handle)
     except BaseException:
         if created and not os.fstat(handle).st_size:

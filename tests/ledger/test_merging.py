@@ -122,6 +122,10 @@ def test_what_would_not_read_back_is_not_written(here, there, digits):
     with pytest.raises(RecordError, match="would not read back"):
         merging.merge([there], here)
     assert not records.path(NAME, here).exists()
+    store.append([line(1)], records.path(NAME, here))
+    with pytest.raises(RecordError, match="would not read back"):
+        merging.merge([there], here)
+    assert len(records.scan(records.path(NAME, here))[0]) == 1
 
 
 def test_the_first_format_is_merged_as_it_is(here, there):

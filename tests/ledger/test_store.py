@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import threading
+from contextlib import suppress
 
 import pytest
 from fake_experiments import NAME, line
@@ -54,10 +55,8 @@ def test_without_locks_a_record_is_written_or_the_error_is_one_line(file, monkey
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    try:
+    with suppress(RecordError):
         records.append([line(0)], file)
-    except RecordError as error:
-        assert "cannot write" in str(error)
     assert len(records.scan(file)[0]) == file.exists()
 
 

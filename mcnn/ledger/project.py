@@ -17,8 +17,11 @@ def root() -> Path:
     UsageError
         Outside a checkout of the project.
     """
-    here = Path.cwd()
     beside_package = Path(__file__).resolve().parents[2]
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        here = beside_package
     for folder in (here, *here.parents, beside_package):
         if (folder / CLAIMS).is_file() and (folder / "mcnn").is_dir():
             return folder

@@ -165,7 +165,7 @@ def test_a_trial_that_fails_stops_no_other_and_is_named(results, monkeypatch, ca
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert "fake_experiments.py" in shown
-    assert "fake-sum failed on FakeTrial(seed=1, size=4" in shown
+    assert "1 more trial of fake-sum failed the same way: ValueError: a bug in a trial" in shown
     assert [t.seed for t in metrics(results, "full")] == [0, 0, 2, 2]
     command = ["run", NAME, "--profile", "full", "--device", "cpu", "--results", str(results)]
     assert cli.main(command) == 2

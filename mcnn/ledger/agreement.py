@@ -237,7 +237,7 @@ def _alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     A record of before a version was kept may be of any: of that one, it says nothing.
     """
     same = ("code", "device", "torch", "cuda", "python")
-    later = [name for name in (*LIBRARIES, "compiler") if name in old]
+    later = [name for name in (*LIBRARIES, "compiler", "environment") if name in old]
     return all(name in old and old[name] == new.get(name) for name in (*same, *later))
 
 

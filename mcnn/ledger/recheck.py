@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mcnn.errors import McnnError
-from mcnn.ledger import moves, notes, provenance, records, registry, runner, verification
+from mcnn.ledger import moves, notes, project, provenance, records, registry, runner, verification
 from mcnn.ledger.experiment import Experiment
 from mcnn.ledger.repeats import Repeats
 
@@ -119,6 +119,9 @@ def known(commit: str, root: Path) -> bool:
     """Whether git has a commit here; a shallow clone has one alone."""
     command = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
     try:
-        return not subprocess.run(command, cwd=root, capture_output=True, check=False).returncode
+        done = subprocess.run(
+            command, cwd=root, capture_output=True, check=False, env=project.git_environment()
+        )
+        return not done.returncode
     except OSError:
         return False

@@ -142,6 +142,18 @@ def test_another_version_of_a_library_may_be_a_draw(before, now, good):
     assert not agreement.compare(many[0], fresh, 1e-6, many, kept | {"numpy": now}).good
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "good"), [({}, {"MKL_CBWR": "AVX2"}, True), ({}, {}, False)]
+)
+def test_another_environment_may_be_a_draw(before, now, good):
+    many = drawn(10)
+    kept = many[0].provenance
+    many[0] = made_by(many[0], kept | {"environment": before})
+    fresh = {"curve": many[1].metrics["curve"]}
+    made = kept | {"environment": now}
+    assert agreement.compare(many[0], fresh, 1e-6, many, made).good == good
+
+
 @pytest.mark.parametrize(("change", "good"), [(0.004, True), (0.03, False)])
 @pytest.mark.parametrize("others", [0, 1])
 def test_without_a_spread_the_tolerance_of_the_experiment_decides(change, good, others):

@@ -189,7 +189,7 @@ def run(
     """
     folders = {p.profile: results or project.results_dir(p.profile) for p in plans}
     for folder in folders.values():
-        _check_writable(folder)
+        _check_writable(folder, {p.experiment.name for p in plans if p.todo})
     if not scheduler:
         _check_data(trial for p in plans for trial in p.todo)
     codes = {p.experiment.name: provenance.code_state(p.experiment.roots)["code"] for p in plans}
@@ -379,13 +379,17 @@ def _engine(
         yield engines.Here(run_batch)
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folder: Path, names: Iterable[str]) -> None:
     """Find out before the first trial, not after it, that its record cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        for name in names:
+            if (file := records.path(name, folder)).exists():
+                folder = file
+                os.close(os.open(file, os.O_RDWR | getattr(os, "O_NONBLOCK", 0)))
     except OSError as error:
         raise UsageError(
             f"cannot write to {folder}: {error.strerror}; choose another with --results"

@@ -402,6 +402,28 @@ def test_the_lease_of_a_killed_driver_is_free_at_once(results):
     assert leases.Leases(results).take(results, "a")
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_lease_of_a_dead_driver_expires_though_the_clock_was_set_back(
+    results, monkeypatch, hours
+):
+    monkeypatch.setattr(leases, "_host", iter(map(str, range(99))).__next__)  # others each time
+    assert leases.Leases(results).take(results, "a")
+    then = time.time() + hours * 3600
+    os.utime(results / ".leases" / "a", (then, then))
+    assert leases.Leases(results).take(results, "a")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\0" * 40, b"", b"x " * 999])
+def test_a_damaged_lease_is_one_that_expires(results, content):
+    file = results / ".leases" / "a"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert not leases.Leases(results).take(results, "a")
+    long_ago = time.time() - 2 * leases.EXPIRES
+    os.utime(file, (long_ago, long_ago))
+    assert leases.Leases(results).take(results, "a")
+
+
 def test_leases_are_touched_while_their_driver_lives(results, monkeypatch):
     monkeypatch.setattr(leases, "EXPIRES", 1.5)
     monkeypatch.setattr(leases, "BEAT", 0.05)

@@ -6,12 +6,14 @@ import json
 import os
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+import torch
 from fake_experiments import NAME, line
 
-from mcnn.errors import RecordError
-from mcnn.ledger import cli, records, store
+from mcnn.errors import RecordError, UsageError
+from mcnn.ledger import cli, records, runner, store
 
 
 @pytest.fixture
@@ -37,6 +39,23 @@ def test_what_is_no_file_is_one_line_and_not_waited_for(file, capsys, make, comm
     assert shown.startswith("mcnn: error: ")
     assert str(file) in shown
     assert shown.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_is_found_before_the_first_trial(file, monkeypatch):
+    """The folder can: but the file is of somebody else."""
+    records.append([line(0)], file)
+    plan = runner.plan(NAME, results=file.parent)
+    true_open = os.open
+
+    def refused(path, flags, *more, **others):
+        if Path(path) == file and flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return true_open(path, flags, *more, **others)
+
+    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(runner, "run_trial", lambda *_: pytest.fail("ran"))
+    with pytest.raises(UsageError, match=f"cannot write to {file}: Permission denied"):
+        runner.run([plan], torch.device("cpu"), file.parent)
 
 
 @pytest.mark.parametrize("make", [pipe, os.mkdir])

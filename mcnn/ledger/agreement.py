@@ -202,10 +202,12 @@ def compare(
             return Agreement("DIFFERS", largest, f"{text} ({place} does not vary over seeds)")
         if spread > 0:
             scores[place] = change / spread / math.sqrt(2)
-    few = [place for place in off if 1 < len(changes[place][3]) < SEVERAL]
+    few = [place for place in off if scores and len(changes[place][3]) < SEVERAL]
     for place in sorted(few, key=lambda place: changes[place][0], reverse=True):
         change, _, spread, values = changes[place]
-        bound = largest_by_chance(len(scores) or 1, len(values)) * spread * math.sqrt(2)
+        bound = 0.0
+        if spread > 0:
+            bound = largest_by_chance(len(scores), len(values)) * spread * math.sqrt(2)
         if change > max(bound, _among_few(before[place], values, tolerance)):
             why = f"{place} is off by {change:.3g}, too far from {len(values)} other seeds"
             return Agreement("DIFFERS", largest, f"{text} ({why})")
@@ -224,7 +226,9 @@ def compare(
 
 
 def _among_few(old: float, values: Sequence[float], tolerance: float) -> float:
-    """Return how far a metric may be off at least, of which a few other seeds are known."""
+    """Return how far a metric may be off at least, of which few other seeds are known."""
+    if len(values) < 2:
+        return 0.0 if isinstance(old, int) else tolerance
     middle = sum(values) / len(values)
     size = max(abs(old), abs(middle))
     step = 1 if isinstance(old, int) else 0

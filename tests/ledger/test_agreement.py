@@ -193,6 +193,18 @@ def test_what_a_few_seeds_have_alike_is_not_off_by_any_amount(others, now, good)
     assert ("metrics.accuracy is off by" in str(found)) != good
 
 
+@pytest.mark.parametrize(("name", "now"), [("level", 0.5), ("count", 4)])
+def test_what_no_other_seed_tells_is_held_to_the_tolerance(name, now):
+    """However many tell how other metrics vary."""
+    many = drawn(10)
+    held = record(20, level=0.9, count=3, curve=many[0].metrics["curve"])
+    fresh = {"level": 0.905, "count": 3, "curve": many[9].metrics["curve"]}
+    assert agreement.compare(held, fresh, 0.01, many[:9]).good
+    found = agreement.compare(held, fresh | {name: now}, 0.01, many[:9])
+    assert not found.good
+    assert f"metrics.{name} is off by" in str(found)
+
+
 def test_what_is_off_by_rounding_alone_is_not_far_out():
     """However small its spread is, and far off by chance the rest is not."""
     curves = drawn(10)

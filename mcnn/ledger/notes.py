@@ -180,6 +180,18 @@ def _can_run_again(note: Mapping[str, Any], recorded: Mapping[str, set[str]]) ->
     return shown >= set(note["older"])
 
 
+def lost(results: Path) -> list[dict[str, Any]]:
+    """Return the notes that count for nothing, as too little of their samples is recorded."""
+    known, found = registry.all_experiments(), []
+    for note in revalidations(results):
+        experiment = known.get(note["experiment"])
+        if "moved" not in note and not (
+            experiment and _can_run_again(note, _recorded([note], experiment, results))
+        ):
+            found.append(note)
+    return found
+
+
 def fresh_codes(experiment: Experiment, results: Path) -> set[str]:
     """Return the code hashes whose records count: today's, and those revalidated under it."""
     return set(steps(experiment, results))

@@ -46,6 +46,8 @@ def check(count: int, device: str, results: Path, seed: int | None = None, jobs:
         bad += 1
         print(f"{note['experiment']}: the note of {note['noted']} does not hold: {reason}")
     print(f"{len(proofs) - bad} of {len(proofs)} proofs that code only moved hold")
+    if lost := notes.lost(results):
+        print(f"{len(lost)} notes count for nothing: trials of their samples are not recorded")
     trials = list(sampled([note for note in held if "moved" not in note], results))
     chosen = random.Random(seed).sample(trials, min(count, len(trials)))
     calls = [(experiment, r.profile, r.config) for experiment, r in chosen]

@@ -410,7 +410,7 @@ def told(**changes):
     return {"sample": {"0" * 16: fair | changes}}
 
 
-def test_a_note_whose_sample_nobody_could_run_again_counts_for_nothing(tmp_path, fake):
+def test_a_note_whose_sample_nobody_could_run_again_counts_for_nothing(tmp_path, fake, capsys):
     """The forger's second cut: a sample of trials that there are not, or of other code."""
     now = line(0)["provenance"]["code"]
     write(records.path(NAME, tmp_path), line(0, profile="full", code=OLD))
@@ -421,10 +421,14 @@ def test_a_note_whose_sample_nobody_could_run_again_counts_for_nothing(tmp_path,
         (tmp_path / records.REVALIDATIONS).write_text(json.dumps(sealed) + "\n")
         assert records.fresh_codes(fake, tmp_path) == {now}
         assert [r.stale for r in records.read(NAME, tmp_path)] == [True]
+        assert len(notes.lost(tmp_path)) == 1
     records.append(SAMPLED, records.path(NAME, tmp_path))
     assert records.fresh_codes(fake, tmp_path) == {now}, "of an experiment of other code"
+    assert cli.main(["verify", "--notes", "--results", str(tmp_path)]) == 0
+    assert "1 notes count for nothing" in capsys.readouterr().out
     note(tmp_path, now, OLD)
     assert records.fresh_codes(fake, tmp_path) == {now, OLD}
+    assert len(notes.lost(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("there", [True, False])

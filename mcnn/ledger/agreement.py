@@ -29,9 +29,11 @@ So the bound is what the largest of as many metrics exceeds once in a hundred tr
 least, as not all metrics are normal.
 Metrics that do not vary over seeds, such as counts and identities, must repeat: those that are
 zero, and those that are the same for several other seeds.
+Others that happen to be the same, or nearly so, for two or three may vary, as counts and accuracies
+do: by the same bound, but at least by the tolerance of the experiment, a tenth of their size (of
+whole numbers by one), and 8 times what the record is off from the mean of the others.
 Where code, processor and versions are those of the record, nothing may be off by more than the
 tolerance of the experiment, whatever the spread.
-Of others that happen to be the same for a few, nothing is known.
 Where there are too few seeds for a spread, the tolerance of the experiment decides, and whole
 numbers must repeat.
 """
@@ -50,7 +52,8 @@ from mcnn.stats import student
 TYPICAL, LARGEST = 2.0, 8.0
 BY_CHANCE = 0.01  # how often the largest z is beyond its bound where nothing has changed
 RELATIVE, SHARE, ROUNDING = 1e-5, 0.1, 1e-13
-SEVERAL = 4  # other seeds that show how, and whether, a metric varies: fewer are often alike
+SEVERAL = 4  # other seeds that show whether a metric varies: fewer are often alike
+AMONG_FEW = 0.1  # of its size, that a metric of which fewer are known may be off at least
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def compare(
         place = sorted(before.keys() ^ now.keys())[0]
         return Agreement("DIFFERS", math.inf, f"{place} is no longer the same")
     draws = [dict(numbers(r.metrics)) for r in others if _same_but_for_seed(r, record)]
-    changes: dict[str, tuple[float, float, float, int]] = {}
+    changes: dict[str, tuple[float, float, float, list[float]]] = {}
     for place, old in before.items():
         new = now[place]
         if not _number(old) or not _number(new):
@@ -178,7 +181,7 @@ def compare(
         values = [draw[place] for draw in draws if _number(draw.get(place))]
         spread = _spread(values)
         if (limit := allowed(place, old, tolerance, spread)) < math.inf:
-            changes[place] = (abs(old - new), limit, spread, len(values))
+            changes[place] = (abs(old - new), limit, spread, values)
     off = {place for place, (change, limit, *_) in changes.items() if change > limit}
     where = max(off or changes, key=lambda place: changes[place][0], default="")
     largest, limit = changes[where][:2] if where else (0.0, tolerance)
@@ -193,12 +196,21 @@ def compare(
                     "DIFFERS", largest, f"{text}; made by the same code, processor and versions"
                 )
     scores: dict[str, float] = {}  # z by place
-    for place, (change, limit, spread, several) in changes.items():
-        constant = spread == 0 and (before[place] == 0 or several >= SEVERAL)
+    for place, (change, limit, spread, values) in changes.items():
+        constant = spread == 0 and (before[place] == 0 or len(values) >= SEVERAL)
         if constant and change > limit:
             return Agreement("DIFFERS", largest, f"{text} ({place} does not vary over seeds)")
         if spread > 0:
             scores[place] = change / spread / math.sqrt(2)
+    few = [place for place in off if scores and len(changes[place][3]) < SEVERAL]
+    for place in sorted(few, key=lambda place: changes[place][0], reverse=True):
+        change, _, spread, values = changes[place]
+        bound = 0.0
+        if spread > 0:
+            bound = largest_by_chance(len(scores), len(values)) * spread * math.sqrt(2)
+        if change > max(bound, _among_few(before[place], values, tolerance)):
+            why = f"{place} is off by {change:.3g}, too far from {len(values)} other seeds"
+            return Agreement("DIFFERS", largest, f"{text} ({why})")
     if not scores:  # too few other seeds to know a spread of anything
         inside = all(
             changes[place][0] <= tolerance and not isinstance(before[place], int) for place in off
@@ -207,10 +219,20 @@ def compare(
         return Agreement("consistent" if inside else "DIFFERS", largest, text)
     typical = median(scores.values())
     text += f"; {typical:.2g} times the spread of {len(draws)} other seeds"
-    far = max(scores, key=scores.get, default="")
+    far = max(off & scores.keys(), key=scores.get, default="")
     if len(draws) >= SEVERAL and far and scores[far] > largest_by_chance(len(scores), len(draws)):
         return Agreement("DIFFERS", largest, f"{text}, {scores[far]:.2g} times at {far}")
     return Agreement("consistent" if typical <= TYPICAL else "DIFFERS", largest, text)
+
+
+def _among_few(old: float, values: Sequence[float], tolerance: float) -> float:
+    """Return how far a metric may be off at least, of which few other seeds are known."""
+    if len(values) < 2:
+        return 0.0 if isinstance(old, int) else tolerance
+    middle = sum(values) / len(values)
+    size = max(abs(old), abs(middle))
+    step = 1 if isinstance(old, int) else 0
+    return max(tolerance, AMONG_FEW * size, LARGEST * abs(old - middle), step)
 
 
 def _alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -219,12 +241,18 @@ def _alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     A record of before a version was kept may be of any: of that one, it says nothing.
     """
     same = ("code", "device", "torch", "cuda", "python")
-    later = [name for name in (*LIBRARIES, "compiler") if name in old]
+    later = [name for name in (*LIBRARIES, "compiler", "environment") if name in old]
     return all(name in old and old[name] == new.get(name) for name in (*same, *later))
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a number to calculate with, not a whole one that is larger than all floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _same_but_for_seed(a: Record, b: Record) -> bool:
@@ -237,4 +265,5 @@ def _spread(values: Sequence[float]) -> float:
     if len(values) < 2:
         return 0.0
     mean = sum(values) / len(values)
-    return math.sqrt(sum((x - mean) ** 2 for x in values) / (len(values) - 1))
+    # Squares of large numbers would be beyond all floats.
+    return math.hypot(*(x - mean for x in values)) / math.sqrt(len(values) - 1)

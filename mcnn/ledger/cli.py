@@ -7,6 +7,7 @@ damaged, or missing though it was named.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,7 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    results = {"type": Path, "metavar": "DIR", "help": "folder of records (default: the project's)"}
+    results = {
+        "type": lambda text: Path(_text(text)),
+        "metavar": "DIR",
+        "help": "folder of records (default: the project's)",
+    }
 
     sub = add("list", _list, "list the experiments, their trials and their records", _LIST)
     sub.add_argument("experiment", nargs="*", help="names or patterns (default: all)")
@@ -122,10 +127,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("run", _run, "run the trials that have no record yet", _RUN)
     sub.add_argument("experiment", nargs="*", help="names or patterns (of --refresh: all)")
-    sub.add_argument("--profile", default="fast", choices=PROFILES)
+    sub.add_argument("--profile", choices=PROFILES, help="default: fast")
     sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     sub.add_argument("--seeds", type=_seeds, metavar="0-9", help="such as 0-4 or 0,3,7-9")
-    sub.add_argument("--dataset", help="only the trials on this data set")
+    sub.add_argument("--dataset", type=_text, help="only the trials on this data set")
     sub.add_argument("--only", action="append", default=[], metavar="FIELD=VALUE", type=_condition)
     sub.add_argument("--redo-stale", action="store_true", help="run again what older code recorded")
     sub.add_argument(
@@ -136,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--hours", type=_hours, metavar="H", help="that --refresh may take")
     engine = sub.add_mutually_exclusive_group()
     engine.add_argument("--jobs", type=_positive, metavar="N", help="processes (default: 1)")
-    engine.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster")
+    engine.add_argument("--scheduler", type=_text, metavar="ADDRESS", help="of a Dask cluster")
     sub.add_argument(
         "--patience",
         type=_positive,
@@ -151,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--spot", type=_positive, metavar="N", help="run N recorded trials again")
     what.add_argument(
         "--revalidate",
+        type=_text,
         metavar="EXPERIMENT",
         help="check stale records by a sample; 'all' for every experiment",
     )
@@ -174,17 +180,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--sample",
         type=_positive,
-        default=1,
         help="trials to run for --revalidate (of each older code) or --notes (default: 1)",
     )
-    sub.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes for that")
+    sub.add_argument("--jobs", type=_positive, metavar="N", help="processes for that")
     sub.add_argument(
         "--within",
         type=_positive,
         metavar="SECONDS",
         help="of --spot: the cheapest records of N random experiments, no more than this in all",
     )
-    sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
     sub.add_argument("--seed", type=int, help="of the choice of trials (default: a new one)")
     sub.add_argument("--results", **results)
 
@@ -208,12 +213,19 @@ def _seeds(text: str) -> list[int]:
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise argparse.ArgumentTypeError(f"not seeds: {text!r}; write 0-4 or 0,3,7-9")
         several = range(int(first), int(last or first) + 1)
+        if not several:
+            raise argparse.ArgumentTypeError(f"no seed in {part!r}; write 0-4 or 0,3,7-9")
         if len(several[:_MANY]) + len(seeds) >= _MANY:
             raise argparse.ArgumentTypeError(f"more than {_MANY:,} seeds: {text!r}")
         seeds += several
-    if not seeds:
-        raise argparse.ArgumentTypeError(f"no seed in {text!r}; write 0-4 or 0,3,7-9")
     return seeds
+
+
+def _text(text: str) -> str:
+    """Refuse what a shell makes of a variable that is not set: it means nothing in particular."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -224,8 +236,10 @@ def _condition(text: str) -> tuple[str, str]:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or not text.strip("0"):
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    if len(text) > 9:
+        raise argparse.ArgumentTypeError(f"must be below a billion, got {text!r:.40}")
     return int(text)
 
 
@@ -258,6 +272,7 @@ def _names(patterns: Sequence[str]) -> list[str]:
 def _list(args: argparse.Namespace) -> int:
     from mcnn.ledger import records, registry, runner
 
+    _check_named(args.results)
     names = _names(args.experiment or ["*"])
     width = max(map(len, names))
     for experiment in map(registry.get, names):
@@ -269,6 +284,13 @@ def _list(args: argparse.Namespace) -> int:
         tail = _cost(records.held(experiment, args.results)) if args.cost else experiment.summary
         print(f"{name:<{width}}  {counts}  {tail}")
     return 0
+
+
+def _check_named(results: Path | None) -> None:
+    """Find out that a folder of records that somebody named is not there: else it seems empty."""
+    results = results or os.environ.get("MCNN_RESULTS")
+    if results and not Path(results).is_dir():
+        raise UsageError(f"no folder {results}")
 
 
 def _cost(held: Sequence["Record"]) -> str:
@@ -285,6 +307,9 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.refresh or args.hours:
         return _refresh(args)
+    args.profile = args.profile or "fast"
+    if args.patience and not args.scheduler:
+        raise UsageError("--patience is for --scheduler: it waits for workers of a cluster")
     if not args.experiment:
         raise UsageError("name an experiment or a pattern, such as 'density-*'; see mcnn list")
     with warming.warming(args.scheduler, args.experiment):
@@ -303,7 +328,12 @@ def _plans(args: argparse.Namespace) -> list["runner.Plan"]:
     """Say what is to be run of each experiment, and return it."""
     from mcnn.ledger import runner
 
-    where = dict(args.only) | ({"dataset": args.dataset} if args.dataset else {})
+    conditions = [*args.only, *([("dataset", args.dataset)] if args.dataset else [])]
+    where = dict(conditions)
+    if len(where) < len(conditions):
+        fields = [field for field, _ in conditions]
+        twice = next(field for field in fields if fields.count(field) > 1)
+        raise UsageError(f"{twice} is asked for twice, and a trial has one: run them one by one")
     plans = []
     for name in _names(args.experiment):
         options = (args.profile, args.seeds, args.results, where, args.redo_stale, args.scheduler)
@@ -313,10 +343,21 @@ def _plans(args: argparse.Namespace) -> list["runner.Plan"]:
             notes.append(f"{p.stale} stale (--redo-stale, or mcnn verify --revalidate {name})")
         if p.flawed:
             notes.append(f"{p.flawed} that decide nothing, see mcnn verify (--redo-stale)")
+        if extra := _extra(p):
+            notes.append(f"{extra} on seeds that no verdict counts, for {name} lists others")
         if p.left_out:
             notes.append(f"{p.left_out} left out, whose data must be asked for (mcnn data)")
         print(f"{name}: {', '.join(notes)}")
     return plans
+
+
+def _extra(p: "runner.Plan") -> int:
+    """Return how many trials are to run at `full` that the experiment does not list itself."""
+    if p.profile != "full":
+        return 0
+    listed = p.experiment.trials("full", p.experiment.seeds["full"])
+    keys = {p.experiment.key("full", trial) for trial in listed}
+    return sum(p.experiment.key("full", trial) not in keys for trial in p.todo)
 
 
 def _refresh(args: argparse.Namespace) -> int:
@@ -324,9 +365,9 @@ def _refresh(args: argparse.Namespace) -> int:
 
     if not args.refresh or not args.hours:
         raise UsageError("--refresh oldest and --hours H go together")
-    others = ("seeds", "dataset", "only", "redo_stale", "scheduler", "patience")
+    others = ("profile", "seeds", "dataset", "only", "redo_stale", "scheduler", "patience")
     for name in others:
-        if getattr(args, name):
+        if getattr(args, name) and (name, args.profile) != ("profile", "full"):
             raise UsageError(f"--{name.replace('_', '-')} is not for --refresh")
     results = args.results or project.results_dir("full")
     if not results.is_dir():
@@ -350,8 +391,9 @@ def _verify(args: argparse.Namespace) -> int:
         verification,
     )
 
-    if args.results and not args.results.is_dir():
-        raise UsageError(f"no folder {args.results}")
+    _check_named(args.results)
+    _check_options(args)
+    sample, jobs, device = args.sample or 1, args.jobs or 1, args.device or "auto"
     results = args.results or project.results_dir("full")
     known = claims.load()
     for name in args.claim:
@@ -363,17 +405,17 @@ def _verify(args: argparse.Namespace) -> int:
     if problems:
         return 1
     if args.spot:
-        return verification.spot(args.spot, args.device, results, args.seed, args.within)
+        return verification.spot(args.spot, device, results, args.seed, args.within)
     if args.notes:
-        return recheck.check(args.sample, args.device, results, args.seed, args.jobs)
+        return recheck.check(sample, device, results, args.seed, jobs)
     if args.revalidate:
         return revalidation.revalidate(
             _names(["*" if args.revalidate == "all" else args.revalidate]),
-            args.sample,
-            args.device,
+            sample,
+            device,
             results,
             args.seed,
-            args.jobs,
+            jobs,
         )
     if args.moved:
         commit, moves = args.moved
@@ -391,6 +433,28 @@ def _verify(args: argparse.Namespace) -> int:
     if not args.claim:
         print(f"\n{verification.support(results)}")
     return 0
+
+
+# What each option of ``verify`` is for; alone it would be passed over in silence.
+_MODES = ("spot", "revalidate", "moved", "notes", "protocol", "update")
+_OPTIONS = {
+    "sample": ("revalidate", "notes"),
+    "jobs": ("revalidate", "notes"),
+    "within": ("spot",),
+    "device": ("spot", "revalidate", "notes"),
+    "seed": ("spot", "revalidate", "notes"),
+}
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    mode = next((name for name in _MODES if getattr(args, name)), None)
+    for name, modes in _OPTIONS.items():
+        if getattr(args, name) is not None and mode not in modes:
+            raise UsageError(f"--{name} is for {' and '.join(f'--{m}' for m in modes)} alone")
+    if args.claim and mode not in (None, "protocol"):
+        raise UsageError(f"--{mode} takes no claims: it is not of {args.claim[0]} alone")
+    if args.results and mode == "update":
+        raise UsageError("--update writes what the project's own records say: without --results")
 
 
 def _merge(args: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ def keep(line: dict[str, Any], against: str, difference: str, results: Path) -> 
     """
     file = path(line["experiment"], results)
     told = {"against": against, "difference": difference}
-    store.append([store.seal(line | told)], file, overwrite=True)  # the last of each trial
+    store.append([store.seal(line | told)], file, overwrite=True)  # the last for each record
     return file
 
 

@@ -2,8 +2,8 @@
 
 A driver takes a trial by making a file for it, which only one can, and touches the file for as long
 as it is alive.
-A file that nobody touched for a while is free to take; at once, if its process was on this machine
-and has ended.
+A file that nobody touched for a while, or that is of the future because a clock was set back, is
+free to take; at once, if its process was on this machine and has ended.
 The folder is ``.leases`` beside the records.
 Without it (a file system that cannot, a folder that somebody removes) work may be done twice, and
 nothing worse: records are kept apart by their hash.
@@ -107,14 +107,15 @@ class Leases:
 
     def _expired(self, file: Path) -> bool:
         """Whether its process has ended, or nobody touches it, by the clock of the file system."""
-        host, pid, started = (*file.read_text().split(), "", "", "")[:3]
+        told = file.read_text(encoding="utf-8", errors="replace")
+        host, pid, started = (*told.split(), "", "", "")[:3]
         if host == _host() and pid.isdecimal() and started != _started(int(pid)):
             return True
         now = file.with_name(f".now-{os.getpid()}")
         now.touch()
         age = now.stat().st_mtime - file.stat().st_mtime
         now.unlink()
-        return age > EXPIRES
+        return abs(age) > EXPIRES  # or the clock was set back since the last touch
 
     def give_back(self, folder: Path, key: str) -> None:
         """Give a lease back: the trial is recorded, or will not be."""

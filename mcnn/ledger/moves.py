@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from mcnn.errors import UsageError
-from mcnn.ledger import source
+from mcnn.ledger import project, source
 from mcnn.ledger.code import Code, Found, Item
 from mcnn.ledger.renames import Numbered, words
 from mcnn.ledger.source import Module
@@ -96,7 +96,9 @@ def checkout(commit: str, root: Path) -> Iterator[Path]:
         If git does not know the commit.
     """
     command = ["git", "archive", "--format=tar", commit]
-    done = subprocess.run(command, cwd=root, capture_output=True, check=False)
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, check=False, env=project.git_environment()
+    )
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip() or "git failed"
         raise UsageError(f"cannot read commit {commit!r}: {reason}")
@@ -109,7 +111,10 @@ def checkout(commit: str, root: Path) -> Iterator[Path]:
 def full_commit(commit: str, root: Path) -> str:
     """Return the whole hash of a commit that git knows."""
     command = ["git", "rev-parse", f"{commit}^{{commit}}"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    environment = project.git_environment()
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, check=True, env=environment
+    )
     return done.stdout.strip()
 
 

@@ -5,6 +5,8 @@ It is evidence like a record, and holds only with what anyone needs to check it 
 
 * *A sample* names trials that were run again under the newer code, for each older code that it
   speaks of at least one, with the seed of the choice, the difference found and the device.
+  One at least must still be recorded, of this experiment or of one that shares its code: else
+  nobody could run it again.
 * *A proof* has no sample; it names the two commits between which code only moved, and the map.
 
 ``mcnn verify --notes`` does all of it again, see :mod:`mcnn.ledger.revalidation`.
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcnn.errors import RecordError
-from mcnn.ledger import store
+from mcnn.ledger import registry, store
 from mcnn.ledger.experiment import Experiment
 from mcnn.ledger.provenance import code_hash
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 REVALIDATIONS = "revalidations.jsonl"
 GOOD = ("repeats", "consistent")
+UNLISTED = "their trials are not listed, or no longer"
 
 
 def revalidations(results: Path) -> list[dict[str, Any]]:
@@ -142,12 +145,51 @@ def steps(experiment: Experiment, results: Path) -> dict[str, int]:
     Today's is no step away, and a note can lead on from another.
     """
     mine = [note for note in revalidations(results) if note["experiment"] == experiment.name]
+    recorded = _recorded(mine, experiment, results)
+    mine = [note for note in mine if "moved" in note or _can_run_again(note, recorded)]
     reached, newest = {}, {code_hash(experiment.roots)}
     while newest:
         reached |= dict.fromkeys(newest, max(reached.values(), default=-1) + 1)
         newest = {code for note in mine if note["code"] in newest for code in note["older"]}
         newest -= reached.keys()
     return reached
+
+
+def _recorded(
+    found: Iterable[Mapping[str, Any]], experiment: Experiment, results: Path
+) -> dict[str, set[str]]:
+    """Return of the trials in samples those that are recorded, by experiments of one code."""
+    wanted = {key for note in found if "moved" not in note for key in note["sample"]}
+    if not wanted:
+        return {}
+    known = registry.all_experiments().values()
+    names = {experiment.name, *(e.name for e in known if e.roots == experiment.roots)}
+    return {name: set(store.find(results / f"{name}.jsonl", wanted)) for name in names}
+
+
+def _can_run_again(note: Mapping[str, Any], recorded: Mapping[str, set[str]]) -> bool:
+    """Whether a trial of the sample is recorded, for each older code that a note speaks of."""
+    sample = note["sample"]
+    if not isinstance(sample, dict):  # of format 1, which did not say of which experiment
+        return any(key in keys for key in sample for keys in recorded.values())
+    shown = {
+        trial["code"]
+        for key, trial in sample.items()
+        if key in recorded.get(trial["experiment"], ())
+    }
+    return shown >= set(note["older"])
+
+
+def lost(results: Path) -> list[dict[str, Any]]:
+    """Return the notes that count for nothing, as too little of their samples is recorded."""
+    known, found = registry.all_experiments(), []
+    for note in revalidations(results):
+        experiment = known.get(note["experiment"])
+        if "moved" not in note and not (
+            experiment and _can_run_again(note, _recorded([note], experiment, results))
+        ):
+            found.append(note)
+    return found
 
 
 def fresh_codes(experiment: Experiment, results: Path) -> set[str]:
@@ -166,7 +208,8 @@ class Support:
     steps
         Of those that count, how many are as many notes away from today's code.
     flaws
-        Of those that decide nothing, how many for which reason.
+        Of those that decide nothing, how many for which reason: a flaw, or that the experiment
+        does not list their trials, be it that seeds were added or taken away.
     """
 
     total: int
@@ -192,9 +235,13 @@ def support(experiments: Iterable[tuple[Experiment, Iterable["Record"]]], result
     total, far, flaws = 0, Counter(), Counter()
     for experiment, held in experiments:
         reached = steps(experiment, results)
+        listed = experiment.trials("full", experiment.seeds["full"])
+        keys = {experiment.key("full", trial) for trial in listed}
         for record in held:
             total += 1
-            if record.flaw:
+            if record.key not in keys:
+                flaws[UNLISTED] += 1
+            elif record.flaw:
                 flaws[record.flaw] += 1
             elif (code := record.provenance["code"]) in reached:
                 far[reached[code]] += 1

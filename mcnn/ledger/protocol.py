@@ -100,7 +100,12 @@ def at(commits: Iterable[str], root: Path) -> dict[str, list[dict[str, Any]] | N
 def _git(root: Path, arguments: Sequence[str], text: str = "") -> bytes:
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=root, input=text.encode(), capture_output=True, check=True
+            ["git", *arguments],
+            cwd=root,
+            input=text.encode(),
+            capture_output=True,
+            check=True,
+            env=project.git_environment(),
         )
     except (OSError, subprocess.CalledProcessError):
         return b""

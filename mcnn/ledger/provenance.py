@@ -17,11 +17,24 @@ from typing import Any
 import torch
 
 from mcnn import __version__, native
+from mcnn.ledger import project
 from mcnn.ledger.code import Code, here
 from mcnn.ledger.hashes import Kept
 
 # What computes beside PyTorch; records of before these were kept say nothing of them.
 LIBRARIES = ("numpy", "scipy", "torchdiffeq")
+# Of the environment, what chooses other loops, precisions or libraries; the number of threads does
+# not, for a trial runs on one.
+VARIABLES = frozenset(
+    """
+    ATEN_CPU_CAPABILITY CUBLAS_WORKSPACE_CONFIG GLIBC_TUNABLES LD_LIBRARY_PATH LD_PRELOAD
+    DNNL_DEFAULT_FPMATH_MODE DNNL_MAX_CPU_ISA ONEDNN_DEFAULT_FPMATH_MODE ONEDNN_MAX_CPU_ISA
+    MKL_CBWR MKL_DEBUG_CPU_TYPE MKL_ENABLE_INSTRUCTIONS NPY_DISABLE_CPU_FEATURES
+    NPY_ENABLE_CPU_FEATURES NVIDIA_TF32_OVERRIDE OPENBLAS_CORETYPE PYTHONHASHSEED
+    PYTORCH_TUNABLEOP_ENABLED TORCHDYNAMO_DISABLE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
+    COMPILER_PATH CPATH C_INCLUDE_PATH GCC_EXEC_PREFIX
+    """.split()  # noqa: SIM905
+)
 
 
 @cache
@@ -77,17 +90,40 @@ def code_state(roots: tuple[str, ...]) -> dict[str, Any]:
     They are read once: files that are edited later are not those that this process imported.
     """
     folder = here().root
-    # A file that git ignores, as in an environment's site-packages, is of no commit either.
-    status = _git(folder, "status", "--porcelain", "--ignored", "--", *map(str, _files(roots)))
+    commit = _git(folder, "rev-parse", "HEAD")
     return {
-        "commit": _git(folder, "rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
+        "commit": commit,
+        "dirty": None if commit is None else _dirty(_files(roots), commit, folder),
         "code": code_hash(roots),
     }
 
 
+def _dirty(files: Sequence[Path], commit: str, folder: Path) -> bool | None:
+    """Return whether a file is not what a commit has; None if git cannot say.
+
+    The files themselves are compared: what ``git status`` passes over, because it is told to or
+    ignores it, as in an environment's site-packages, is of no commit either.
+    """
+    names = {os.path.relpath(file, folder).replace(os.sep, "/"): file for file in files}
+    listed = _git(folder, "ls-tree", "-r", "-z", commit, "--", *names)
+    if listed is None:
+        return None
+    entries = [entry.partition("\t") for entry in listed.split("\0") if entry]
+    blobs = {name: about.split()[2] for about, _, name in entries}
+    return any(not _is_blob(file.read_bytes(), blobs.get(name)) for name, file in names.items())
+
+
+def _is_blob(content: bytes, blob: str | None) -> bool:
+    """Whether git names a content, or the one with its ends of lines, so."""
+    if blob is None:
+        return False
+    make = hashlib.sha1 if len(blob) == 40 else hashlib.sha256
+    texts = (content, content.replace(b"\r\n", b"\n"))
+    return any(make(b"blob %d\0" % len(text) + text).hexdigest() == blob for text in texts)
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
-    said = _said(["git", "-C", str(folder), *arguments])
+    said = _said(["git", "-C", str(folder), *arguments], project.git_environment())
     return None if said is None else said.strip()
 
 
@@ -104,6 +140,19 @@ def describe(roots: tuple[str, ...], device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
         "compiler": compiler() if _reaches_c(roots) else None,
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of the environment that are set and can change a number, by name.
+
+    Of a value that names a folder, a digest: whose folder it is, is nobody's business.
+    """
+    held = {name: os.environ[name] for name in sorted(VARIABLES & os.environ.keys())}
+    return {
+        name: hashlib.sha256(value.encode()).hexdigest()[:16] if "/" in value else value
+        for name, value in held.items()
     }
 
 
@@ -141,9 +190,11 @@ def _compiler(command: str) -> str | None:
     return " ".join([about.partition("\n")[0].strip(), *words[1:], *native._FLAGS, *machine])
 
 
-def _said(command: list[str]) -> str | None:
+def _said(command: list[str], environment: dict[str, str] | None = None) -> str | None:
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True, env=environment
+        )
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return run.stdout

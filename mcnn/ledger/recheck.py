@@ -5,6 +5,7 @@ A note is evidence only as long as this can be done.
 
 import random
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from tqdm import tqdm
 
 from mcnn.errors import McnnError
-from mcnn.ledger import moves, notes, provenance, records, registry, runner, verification
+from mcnn.ledger import moves, notes, project, provenance, records, registry, runner, verification
 from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.repeats import Repeats
 
 
 def check(count: int, device: str, results: Path, seed: int | None = None, jobs: int = 1) -> int:
@@ -44,18 +46,23 @@ def check(count: int, device: str, results: Path, seed: int | None = None, jobs:
         bad += 1
         print(f"{note['experiment']}: the note of {note['noted']} does not hold: {reason}")
     print(f"{len(proofs) - bad} of {len(proofs)} proofs that code only moved hold")
+    if lost := notes.lost(results):
+        print(f"{len(lost)} notes count for nothing: trials of their samples are not recorded")
     trials = list(sampled([note for note in held if "moved" not in note], results))
     chosen = random.Random(seed).sample(trials, min(count, len(trials)))
     calls = [(experiment, r.profile, r.config) for experiment, r in chosen]
     everything = {e.name: records.held(e, results) for e, _ in chosen}
-    for number, line in runner.again(calls, runner.resolve_device(device), jobs) if calls else ():
-        experiment, record = chosen[number]
-        if isinstance(line, McnnError):
-            print(f"{record.experiment} {record.key} did not run: {line}")
-            bad += 1
-        else:
-            others = everything[experiment.name]
-            bad += not verification.compared(experiment, record, line, others).good
+    where = runner.resolve_device(device)
+    with Repeats(sys.stdout) as told:
+        for number, line in runner.again(calls, where, jobs) if calls else ():
+            experiment, record = chosen[number]
+            if isinstance(line, McnnError):
+                text = f"{record.experiment} {record.key} did not run: {line}"
+                told.tell(record.experiment, str(line), text)
+                bad += 1
+            else:
+                others = everything[experiment.name]
+                bad += not verification.compared(experiment, record, line, others).good
     print(f"{len(chosen)} of {len(trials)} trials of samples were run again")
     return 1 if bad else 0
 
@@ -114,6 +121,9 @@ def known(commit: str, root: Path) -> bool:
     """Whether git has a commit here; a shallow clone has one alone."""
     command = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
     try:
-        return not subprocess.run(command, cwd=root, capture_output=True, check=False).returncode
+        done = subprocess.run(
+            command, cwd=root, capture_output=True, check=False, env=project.git_environment()
+        )
+        return not done.returncode
     except OSError:
         return False

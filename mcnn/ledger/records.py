@@ -232,6 +232,8 @@ def _check(text: bytes, experiment: Experiment) -> Record:
         if not holds(made[name]):
             raise RecordError(f"damaged: {name} of its provenance is {made[name]!r:.40}")
     name, profile = line["experiment"], line["profile"]
+    if "against" in line:
+        raise RecordError("foreign: a run that speaks against a record, of a folder `differing`")
     if name != experiment.name or profile not in project.PROFILES:
         raise RecordError(f"foreign: a record of {name!r} ({profile!r})")
     try:

@@ -30,6 +30,7 @@ from mcnn.ledger import (
     verification,
 )
 from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.repeats import Repeats
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,16 @@ def refresh(
     end = time.monotonic() + hours * 3600
     replaced = failed = 0
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s as recorded [{elapsed}<{remaining}]"
-    with tqdm(total=total, desc="trials", bar_format=form, disable=None) as bar:
+    bar_of = tqdm(total=total, desc="trials", bar_format=form, disable=None)
+    with bar_of as bar, Repeats() as told:
         for number, line in runner.again(calls, where, jobs):
             one = todo[number]
             problem = _replaced(one, line, everything[one.experiment.name], results)
-            if problem:
-                tqdm.write(f"mcnn: {one.record.experiment} {one.record.key}: {problem}", sys.stderr)
+            text = f"mcnn: {one.record.experiment} {one.record.key}: {problem}"
+            if isinstance(line, McnnError):
+                told.tell(one.record.experiment, problem, text)
+            elif problem:
+                tqdm.write(text, sys.stderr)
             failed += bool(problem)
             replaced += not problem
             bar.update(one.seconds)

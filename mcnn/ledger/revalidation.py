@@ -5,6 +5,7 @@ A sample says that the numbers repeat; a proof says that the code only moved.
 """
 
 import random
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from mcnn.errors import McnnError, UsageError
 from mcnn.ledger import moves, provenance, records, registry, runner, verification
 from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.repeats import Repeats
 
 _DRAWN = 8  # times the size of a sample are drawn at random; the cheapest of them run
 _DIFFER = "the records do not hold under today's code; run it with --redo-stale"
@@ -134,11 +136,13 @@ def revalidate(
     outcomes: dict[int, dict[str, Any]] = {id(group): {} for group in todo}
     total = sum(_seconds(pair) for _, pair in work)
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s as recorded [{elapsed}<{remaining}]"
-    with tqdm(total=total, desc="trials", bar_format=form, disable=None) as bar:
+    bar_of = tqdm(total=total, desc="trials", bar_format=form, disable=None)
+    with bar_of as bar, Repeats(sys.stdout) as told:
         for number, line in runner.again(calls, where, jobs):
             group, (experiment, record) = work[number]
             if isinstance(line, McnnError):
-                tqdm.write(f"{record.experiment} {record.key} did not run: {line}")
+                text = f"{record.experiment} {record.key} did not run: {line}"
+                told.tell(record.experiment, str(line), text)
                 failed.setdefault(id(group), "not revalidated, for a trial did not run")
             else:
                 result = verification.compared(experiment, record, line, group.records)

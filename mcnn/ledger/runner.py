@@ -25,6 +25,7 @@ from mcnn.ledger import engines, execution, project, provenance, records, regist
 from mcnn.ledger.engines import Call, Failure
 from mcnn.ledger.experiment import Experiment, Trial
 from mcnn.ledger.leases import Leases
+from mcnn.ledger.repeats import Repeats
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ def run(
 ) -> int:
     """Run what the plans list, and write each record as it comes.
 
-    A trial that fails is named on stderr, and the others run on.
+    A trial that fails is named on stderr, those that fail the same way are counted, and the others
+    run on.
     One that another driver runs, or has recorded meanwhile, is left to it.
 
     Parameters
@@ -187,15 +189,16 @@ def run(
     """
     folders = {p.profile: results or project.results_dir(p.profile) for p in plans}
     for folder in folders.values():
-        _check_writable(folder)
+        _check_writable(folder, {p.experiment.name for p in plans if p.todo})
     if not scheduler:
         _check_data(trial for p in plans for trial in p.todo)
     codes = {p.experiment.name: provenance.code_state(p.experiment.roots)["code"] for p in plans}
     total = sum(len(p.todo) for p in plans)
     written: dict[Path, set[str]] = {}
     failures = []
+    _warn(plans)
     engine_of = _engine(min(jobs, total), device, scheduler, patience)
-    with engine_of as engine, Leases(*folders.values()) as leases:
+    with engine_of as engine, Leases(*folders.values()) as leases, Repeats() as told:
         leases.start()
         work = _Shared(plans, folders, leases)
         bar = tqdm(total=total, unit="trial", desc="trials", disable=None, smoothing=0)
@@ -206,7 +209,7 @@ def run(
                 key = call.experiment.key(call.profile, call.trial)
                 if isinstance(line, Failure):
                     failures.append(f"{name} failed on {call.trial}: {line.text}")
-                    tqdm.write(line.shown + failures[-1], file=sys.stderr)
+                    told.tell(name, line.text, line.shown + failures[-1])
                 elif line["provenance"]["code"] != codes[name]:
                     text = f"a worker runs other code of {name} than is here: update it"
                     raise UsageError(text)
@@ -376,17 +379,34 @@ def _engine(
         yield engines.Here(run_batch)
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folder: Path, names: Iterable[str]) -> None:
     """Find out before the first trial, not after it, that its record cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        for name in names:
+            if (file := records.path(name, folder)).exists():
+                folder = file
+                os.close(os.open(file, os.O_RDWR | getattr(os, "O_NONBLOCK", 0)))
     except OSError as error:
         raise UsageError(
             f"cannot write to {folder}: {error.strerror}; choose another with --results"
         ) from None
+
+
+def _warn(plans: Sequence[Plan]) -> None:
+    """Say before the work, not after it, that its records will decide nothing."""
+    names = []
+    for p in plans:
+        state = provenance.code_state(p.experiment.roots)
+        in_commit = state["commit"] and state["dirty"] is False
+        if p.profile == "full" and p.todo and not in_commit:
+            names.append(p.experiment.name)
+    if names:
+        text = f"the code of {', '.join(names)} is in no commit, so that its records decide nothing"
+        print(f"mcnn: {text}: commit first", file=sys.stderr)
 
 
 def _check_data(trials: Iterator[Trial]) -> None:

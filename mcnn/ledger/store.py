@@ -13,13 +13,16 @@ them; what a database would give beside that, is small.
 * Only replacing a line writes the file anew, beside the old one, which then gives way at once.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
+import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -30,6 +33,7 @@ from mcnn.errors import RecordError
 # 1: without a number; the digest is of the content with its keys sorted.
 # 2: the digest is of the line as it stands, so that it is checked without writing the line anew.
 FORMAT = 2
+PATIENCE = 10.0  # seconds in which another writer is done, or is said to be waited for
 
 _END = re.compile(rb', "digest": "([0-9a-f]{64})"\}$')
 _KEY = re.compile(
@@ -126,16 +130,19 @@ def _sealed(text: bytes) -> bytes | None:
 
 
 def key(line: dict[str, Any]) -> str:
-    """Return what may stand in a file once: a trial's hash; a note has none but its digest."""
-    return str(line.get("hash", line["digest"]))
+    """Return what may stand in a file once.
+
+    A trial's hash; of a run that speaks against a record, that record; a note has only its digest.
+    """
+    return str(line.get("against", line.get("hash", line["digest"])))
 
 
 def _name(text: bytes) -> tuple[str, str] | None:
     """Return key and digest of a line in a file; a damaged line has none and is kept as it is."""
     if sealed := _sealed(text):
-        if found := _KEY.match(text):
+        if (found := _KEY.match(text)) and b'"against"' not in text:
             return found[1].decode(), sealed[:16].decode()
-        if b'"hash"' not in text:
+        if b'"hash"' not in text and b'"against"' not in text:
             return sealed.decode(), sealed[:16].decode()
     try:
         line = parse(text)
@@ -162,7 +169,7 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
         If the file is there and cannot be read.
     """
     try:
-        with file.open("rb") as content:
+        with os.fdopen(_open(file, os.O_RDONLY), "rb") as content:
             for number, text in enumerate(content, start=1):
                 whole = text.endswith(b"\n")
                 text = text.strip()
@@ -172,6 +179,15 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
         return
     except OSError as error:
         raise RecordError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _open(file: Path, flags: int) -> int:
+    """Open a file, and nothing else: to read a pipe or a device may never end."""
+    handle = os.open(file, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is no plain file")
 
 
 @dataclass
@@ -218,9 +234,11 @@ def find(file: Path, names: Iterable[str]) -> dict[str, str]:
     """Return which of these keys a file holds now, with the beginning of the digest of each."""
     index = _indexes.setdefault(file.absolute(), _Index())
     try:
-        handle = os.open(file, os.O_RDONLY)
+        handle = _open(file, os.O_RDONLY)
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise RecordError(f"cannot read {file}: {error.strerror}") from None
     try:
         rest = index.read(handle).strip()
         last = dict([found] if rest and (found := _name(rest)) else [])
@@ -250,7 +268,8 @@ def append(new: Iterable[dict[str, Any]], file: Path, *, overwrite: bool = False
     Raises
     ------
     RecordError
-        If the folder cannot be written or the disk is full; the file is then as it was.
+        If the folder cannot be written or the disk is full, or a line would not read back; the
+        file is then as it was.
     """
     from filelock import FileLock  # which who only reads can do without
 
@@ -259,34 +278,57 @@ def append(new: Iterable[dict[str, Any]], file: Path, *, overwrite: bool = False
         return 0
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.parent / ".lock"):
+        with _only_writer(FileLock(file.parent / ".lock")):
             for orphan in file.parent.glob(f".{file.name}.*"):
                 orphan.unlink()  # left by a kill: whoever holds the lock is the only writer
             return _append(texts, file, overwrite)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter of a system without locks
         raise RecordError(
-            f"cannot write {file}: {error.strerror or error}; "
+            f"cannot write {file}: {getattr(error, 'strerror', None) or error}; "
             "what it held is untouched, run again once it can be written"
         ) from None
+
+
+@contextmanager
+def _only_writer(lock: Any) -> Iterator[None]:
+    """Hold a lock, and say so when another one keeps it: it may have been stopped half-way."""
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except TimeoutError:
+        print(
+            f"mcnn: waiting for another program that holds {lock.lock_file}; "
+            "if it was suspended, let it go on or end it",
+            file=sys.stderr,
+        )
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _append(texts: dict[str, bytes], file: Path, overwrite: bool) -> int:
     index = _indexes.setdefault(file.absolute(), _Index())
     created = not file.exists()
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = _open(file, os.O_RDWR | os.O_CREAT)
     try:
         rest = index.read(handle)
         if rest and not _torn(rest.strip()):  # only the end of the line is gone
             _write(handle, b"\n", index.end + len(rest))
             index.read(handle)
         held = texts.keys() & index.places.keys()
+        if not overwrite:
+            texts = {name: text for name, text in texts.items() if name not in held}
+        names = {name: _name(text.strip()) for name, text in texts.items()}
+        for name, read in names.items():
+            if read is None:  # it was sealed as json does not write it, or with a key twice
+                raise RecordError(f"{name:.16} would not read back as it was sealed: run it again")
         if held and overwrite:
             _replace(texts, held, handle, index, file)
             return len(texts)
-        texts = {name: text for name, text in texts.items() if name not in held}
         _write(handle, b"".join(texts.values()), index.end)
-        for text in texts.values():
-            index.add(_name(text.strip()), len(text))
+        for name, text in texts.items():
+            index.add(names[name], len(text))
         index.last = index._before(handle)
     except BaseException:
         if created and not os.fstat(handle).st_size:
@@ -326,7 +368,9 @@ def _replace(
     texts: dict[str, bytes], held: Iterable[str], handle: int, index: _Index, file: Path
 ) -> None:
     """Write the file anew, without the old lines of these keys and with the new ones at its end."""
-    content = os.pread(handle, index.end, 0)
+    with os.fdopen(os.dup(handle), "rb") as old:  # a single system call reads 2 GiB at most
+        old.seek(0)
+        content = old.read(index.end)
     kept, start = [], 0
     for place, length, _ in sorted(index.places[name] for name in held):
         kept.append(content[start:place])

@@ -142,6 +142,18 @@ def test_another_version_of_a_library_may_be_a_draw(before, now, good):
     assert not agreement.compare(many[0], fresh, 1e-6, many, kept | {"numpy": now}).good
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "good"), [({}, {"MKL_CBWR": "AVX2"}, True), ({}, {}, False)]
+)
+def test_another_environment_may_be_a_draw(before, now, good):
+    many = drawn(10)
+    kept = many[0].provenance
+    many[0] = made_by(many[0], kept | {"environment": before})
+    fresh = {"curve": many[1].metrics["curve"]}
+    made = kept | {"environment": now}
+    assert agreement.compare(many[0], fresh, 1e-6, many, made).good == good
+
+
 @pytest.mark.parametrize(("change", "good"), [(0.004, True), (0.03, False)])
 @pytest.mark.parametrize("others", [0, 1])
 def test_without_a_spread_the_tolerance_of_the_experiment_decides(change, good, others):
@@ -153,3 +165,56 @@ def test_without_a_spread_the_tolerance_of_the_experiment_decides(change, good, 
 
 def test_without_a_spread_counts_must_repeat():
     assert not agreement.compare(record(0, units=3), {"units": 4}, 2.0, [record(1, units=5)]).good
+
+
+@pytest.mark.parametrize(
+    ("others", "now", "good"),
+    [
+        ([0.97, 0.97], 0.95, True),
+        ([0.97, 0.97], 0.5, False),
+        ([0.97, 0.97, 0.97], 0.5, False),
+        ([0.969999, 0.97, 0.970001], 0.5, False),
+        ([0.93, 0.93], 0.7, True),  # 0.97 itself is as far from these as draws may be
+        ([0.93, 0.93], 0.5, False),
+        ([0.9, 0.97], 0.5, True),  # of two seeds that differ, little is known
+    ],
+)
+def test_what_a_few_seeds_have_alike_is_not_off_by_any_amount(others, now, good):
+    """While the other metrics are as far off as draws are."""
+    curves = drawn(len(others) + 2)
+    held = record(0, accuracy=0.97, curve=curves[0].metrics["curve"])
+    draws = [
+        record(s + 1, accuracy=value, curve=curves[s + 1].metrics["curve"])
+        for s, value in enumerate(others)
+    ]
+    fresh = {"accuracy": now, "curve": curves[-1].metrics["curve"]}
+    found = agreement.compare(held, fresh, 0.01, draws)
+    assert found.good == good
+    assert ("metrics.accuracy is off by" in str(found)) != good
+
+
+@pytest.mark.parametrize(("name", "now"), [("level", 0.5), ("count", 4)])
+def test_what_no_other_seed_tells_is_held_to_the_tolerance(name, now):
+    """However many tell how other metrics vary."""
+    many = drawn(10)
+    held = record(20, level=0.9, count=3, curve=many[0].metrics["curve"])
+    fresh = {"level": 0.905, "count": 3, "curve": many[9].metrics["curve"]}
+    assert agreement.compare(held, fresh, 0.01, many[:9]).good
+    found = agreement.compare(held, fresh | {name: now}, 0.01, many[:9])
+    assert not found.good
+    assert f"metrics.{name} is off by" in str(found)
+
+
+def test_what_is_off_by_rounding_alone_is_not_far_out():
+    """However small its spread is, and far off by chance the rest is not."""
+    curves = drawn(10)
+    many = [record(s, zero=1e-18 * (s + 1), **curves[s].metrics) for s in range(9)]
+    fresh = {"zero": 1e-14} | curves[9].metrics
+    assert agreement.compare(many[0], fresh, 1e-6, many).good
+
+
+@pytest.mark.parametrize("size", [1e200, 10**400])
+def test_numbers_larger_than_squares_or_floats_can_be_are_compared(size):
+    many = [record(s, total=size + s * (size // 10), level=0.5 + 0.01 * s) for s in range(5)]
+    assert agreement.compare(many[0], many[0].metrics, 1e-6, many).good
+    assert agreement.compare(many[0], many[1].metrics, 1e-6, many).good == (size < 10**300)

@@ -1,17 +1,19 @@
 """The command line: what it prints, and the status it ends with."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
 
+import fake_experiments
 import pytest
 from fake_experiments import NAME
 
 from mcnn import data
 from mcnn.data import Status, wheels
-from mcnn.ledger import cli, registry, runner
+from mcnn.ledger import cli, project, provenance, registry, runner
 
 COMMANDS = ("list", "run", "verify", "merge", "data")
 
@@ -62,9 +64,14 @@ def test_a_wrong_command_line_ends_with_two(argv, capsys):
         ("--seeds", "1-", "not seeds: '1-'; write 0-4 or 0,3,7-9"),
         ("--seeds", "a", "not seeds: 'a'"),
         ("--seeds", "4-1", "no seed in '4-1'"),
+        ("--seeds", "0-3,9-7", "no seed in '9-7'"),
         ("--seeds", "", "not seeds"),
         ("--jobs", "0", "must be a whole number above 0, got '0'"),
         ("--jobs", "-1", "must be a whole number above 0"),
+        ("--jobs", "1" * 400, "must be below a billion"),
+        ("--results", "", "must not be empty"),
+        ("--dataset", "", "must not be empty"),
+        ("--scheduler", " ", "must not be empty"),
         ("--only", "size", "not FIELD=VALUE: 'size'"),
         ("--profile", "huge", "invalid choice: 'huge'"),
         ("--device", "tpu", "invalid choice: 'tpu'"),
@@ -122,6 +129,105 @@ def test_what_the_user_can_mend_is_one_line(fake, tmp_path, capsys, argv, messag
     assert shown.err.startswith(f"mcnn: error: {message}") or message in shown.err
     assert shown.err.count("\n") == 1
     assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["run", NAME, "--only", "size=3", "--only", "size=4"], "size is asked for twice"),
+        (
+            ["run", "linear-fc", "--dataset", "mnist", "--only", "dataset=digits"],
+            "dataset is asked",
+        ),
+        (["run", NAME, "--patience", "5"], "--patience is for --scheduler"),
+        (
+            ["run", "--refresh", "oldest", "--hours", "1", "--profile", "fast"],
+            "--profile is not for",
+        ),
+        (["verify", "--sample", "3"], "--sample is for --revalidate and --notes alone"),
+        (["verify", "--jobs", "2", "--spot", "1"], "--jobs is for"),
+        (["verify", "--within", "60"], "--within is for --spot alone"),
+        (["verify", "--device", "cpu", "--update"], "--device is for"),
+        (["verify", "--seed", "0", "--protocol"], "--seed is for"),
+        (["verify", "relu-leaky", "--spot", "1"], "--spot takes no claims"),
+        (["verify", "relu-leaky", "--update"], "--update takes no claims"),
+        (["verify", "--update"], "--update writes what the project's own records say"),
+    ],
+)
+def test_no_option_is_passed_over_in_silence(fake, tmp_path, capsys, argv, message):
+    assert cli.main([*argv, "--results", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"mcnn: error: {message}")
+    assert (shown.err.count("\n"), shown.out) == (1, "")
+
+
+@pytest.mark.parametrize("option", ["--revalidate", "--results"])
+def test_a_variable_that_is_not_set_means_nothing_to_verify(option, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["verify", option, ""])
+    assert f"argument {option}: must not be empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["verify"], ["list", NAME]])
+@pytest.mark.parametrize("named", ["option", "variable"])
+def test_a_folder_that_is_not_there_is_not_an_empty_one(
+    fake, tmp_path, monkeypatch, capsys, command, named
+):
+    (tmp_path / "file").touch()
+    for place in (str(tmp_path / "gone"), str(tmp_path / "file")):
+        if named == "variable":
+            monkeypatch.setenv("MCNN_RESULTS", place)
+        assert cli.main([*command, *(["--results", place] if named == "option" else [])]) == 2
+        assert capsys.readouterr().err == f"mcnn: error: no folder {place}\n"
+
+
+def test_seeds_that_decide_nothing_are_said_before_they_run(fake, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "run", lambda *_: 0)
+    options = ["--profile", "full", "--results", str(tmp_path)]
+    assert cli.main(["run", NAME, "--seeds", "2-4", *options]) == 0
+    said = "6 to run, 0 recorded, 4 on seeds that no verdict counts, for fake-sum lists others"
+    assert capsys.readouterr().out.startswith(f"{NAME}: {said}\n")
+    assert cli.main(["run", NAME, *options]) == 0
+    assert "no verdict counts" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", [{"commit": None, "dirty": None}, {"dirty": True}])
+def test_records_that_will_decide_nothing_are_said_before_they_run(
+    fake, tmp_path, capsys, monkeypatch, state
+):
+    true_state = provenance.code_state
+    monkeypatch.setattr(provenance, "code_state", lambda roots: true_state(roots) | state)
+    monkeypatch.setattr(runner, "_engine", lambda *_: pytest.fail("ran before it was said"))
+    run = ["run", NAME, "--device", "cpu", "--results", str(tmp_path)]
+    for profile in ("fast", "full"):
+        with pytest.raises(pytest.fail.Exception):
+            cli.main([*run, "--profile", profile])
+        said = f"mcnn: the code of {NAME} is in no commit, so that its records decide nothing"
+        assert capsys.readouterr().err.startswith(said) == (profile == "full")
+
+
+def test_a_folder_that_was_removed_is_none_to_look_for_the_project_in(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    assert (project.root() / project.CLAIMS).is_file()
+
+
+def test_what_fails_many_times_is_told_once_with_its_number(fake, tmp_path, capsys, monkeypatch):
+    def fail(trial, device):
+        raise ValueError(f"a long message of seed {trial.seed}" if trial.seed < 20 else "another")
+
+    monkeypatch.setitem(
+        registry.all_experiments(), NAME, dataclasses.replace(fake_experiments.FAKE, run=fail)
+    )
+    run = ["run", NAME, "--seeds", "0-20", "--device", "cpu", "--results", str(tmp_path)]
+    assert cli.main(run) == 2
+    error = capsys.readouterr().err
+    assert error.count(f"{NAME} failed on") == 3, "two ways, and the first once more at the end"
+    assert error.count("Traceback") == 2
+    assert f"19 more trials of {NAME} failed the same way: ValueError: a long message" in error
+    assert f"21 of 21 trials failed, first {NAME} failed on" in error
 
 
 @pytest.fixture

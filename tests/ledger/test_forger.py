@@ -3,10 +3,12 @@
 Nothing in a file can tell. What tells is running a trial again, as ``make test`` does with a few.
 """
 
+import dataclasses
+
 import pytest
 import torch
 
-from mcnn.ledger import cli, records, registry, runner
+from mcnn.ledger import cli, records, registry, runner, verification
 
 CHEAP = ("integral-relu", "relu-identities", "paths-guarantee")
 
@@ -53,6 +55,19 @@ def test_the_spot_catches_a_forgery_that_fits_in_every_way(results, capsys, name
     assert "altered" not in capsys.readouterr().err, "its digest fits"
     assert spot(results) == 1
     assert f"{name} {held.key} DIFFERS" in capsys.readouterr().out
+
+
+def test_a_seed_that_is_taken_away_or_added_does_not_vanish(results, monkeypatch):
+    """Who drops the seed that spoils a verdict leaves a record that is not listed."""
+    experiment = registry.get(CHEAP[0])
+    assert "not listed" not in str(verification.support(results))
+    (held,) = records.read(experiment, results)
+    seeds = [s for s in experiment.seeds["full"] if s != held.config.seed]
+    fewer = dataclasses.replace(experiment, seeds={"fast": [0], "full": seeds})
+    monkeypatch.setitem(registry.all_experiments(), experiment.name, fewer)
+    assert records.read(fewer, results) == []
+    said = "1 decide nothing, for their trials are not listed, or no longer"
+    assert said in str(verification.support(results))
 
 
 def test_the_book_has_records_that_make_test_can_run_again():

@@ -34,6 +34,7 @@ def probe(tmp_path, monkeypatch):
 
 
 def clear():
+    provenance._files.cache_clear()
     provenance.code_hash.cache_clear()
     provenance.code_state.cache_clear()
 
@@ -70,9 +71,87 @@ def test_dirty_covers_exactly_the_files_of_the_closure(probe):
     assert state()["dirty"], "a parent is executed too"
     git("checkout", "--quiet", "probe/__init__.py")
     git("rm", "--quiet", "--cached", "probe/new.py")
+    git("commit", "--quiet", "-m", "y")
     assert state(("probe.new",))["dirty"], "not in the repository"
     (probe.parent / ".gitignore").write_text("new.py\n")
     assert state(("probe.new",))["dirty"], "nor this one"
+
+
+@pytest.fixture
+def committed(probe, monkeypatch):
+    """The package in a repository of its own, and git with an identity."""
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "x")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "x@example.org")
+
+    def git(*arguments):
+        command = ["git", "-C", str(probe.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("-c", "commit.gpgsign=false", "commit", "--quiet", "-m", "x")
+    return git
+
+
+def dirty(roots=RUN):
+    clear()
+    return provenance.code_state(roots)["dirty"]
+
+
+@pytest.mark.parametrize("hidden", ["--assume-unchanged", "--skip-worktree"])
+def test_what_git_is_told_to_pass_over_is_dirty_even_so(probe, committed, hidden):
+    assert dirty() is False
+    committed("update-index", hidden, "probe/leaf.py")
+    (probe / "leaf.py").write_text("y = 2\n")
+    assert committed("status", "--porcelain") == ""
+    assert dirty() is True
+
+
+def test_what_was_never_added_is_dirty_where_git_shows_no_such_files(probe, committed):
+    committed("config", "status.showUntrackedFiles", "no")
+    (probe / "leaf.py").write_text("from probe.fresh import y\n")
+    committed("-c", "commit.gpgsign=false", "commit", "--quiet", "-a", "-m", "y")
+    (probe / "fresh.py").write_text("y = 1\n")
+    assert committed("status", "--porcelain", "--", "probe/fresh.py") == ""
+    assert dirty() is True
+
+
+def test_other_ends_of_lines_are_no_other_code(probe, committed):
+    (probe / "leaf.py").write_bytes(b"y = 1\r\n")
+    assert dirty() is False
+    (probe / "leaf.py").write_bytes(b"y = 2\r\n")
+    assert dirty() is True
+
+
+@pytest.mark.parametrize("name", ["GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"])
+def test_the_commit_is_that_of_the_code_and_not_of_a_hook(
+    probe, committed, name, monkeypatch, tmp_path
+):
+    head = committed("rev-parse", "HEAD")
+    monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
+    clear()
+    state = provenance.code_state(RUN)
+    assert (state["commit"], state["dirty"]) == (head, False)
+
+
+def test_without_git_there_is_no_commit(probe, committed, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    clear()
+    state = provenance.code_state(RUN)
+    assert (state["commit"], state["dirty"]) == (None, None)
+
+
+def test_variables_that_change_numbers_are_told_and_folders_are_not(monkeypatch):
+    for name in provenance.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert provenance.environment() == {}
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    monkeypatch.setenv("LD_PRELOAD", "/home/somebody/libfast.so")
+    told = provenance.describe(("mcnn.stats",), torch.device("cpu"))["environment"]
+    assert told["ATEN_CPU_CAPABILITY"] == "default"
+    assert len(told["LD_PRELOAD"]) == 16
+    assert "/" not in told["LD_PRELOAD"]
 
 
 def test_the_state_is_read_once(probe):
@@ -109,7 +188,7 @@ def test_describing_says_where_it_ran():
     made = provenance.describe(("mcnn.stats",), device)
     assert made.keys() == {
         *("commit", "dirty", "code", "device", "mcnn", "torch", "cuda", "python"),
-        *("numpy", "scipy", "torchdiffeq", "compiler"),
+        *("numpy", "scipy", "torchdiffeq", "compiler", "environment"),
     }
     assert made["device"]
     assert made["cuda"] is None

@@ -384,9 +384,12 @@ def test_records_of_older_code_are_stale_and_run_again_only_when_asked(file, fak
     assert sorted((r.metrics["seed"], r.stale) for r in found) == [(s, False) for s in range(4)]
 
 
+SAMPLED = [line(90), line(91)]  # trials that notes rest on, at `fast`, which decides nothing
+
+
 def a_note(code, /, *older, **changes):
     told = {"experiment": NAME, "agreement": "repeats", "difference": 0.0}
-    sample = {f"{n:016x}": told | {"code": each} for n, each in enumerate(older)}
+    sample = {x["hash"]: told | {"code": c} for x, c in zip(SAMPLED, older, strict=False)}
     made = {"experiment": NAME, "code": code, "older": list(older), "sample": sample}
     made |= {"noted": "2026-01-01T00:00:00Z", "seed": 1, "device": "a machine"} | COMMITTED
     return made | changes
@@ -394,6 +397,7 @@ def a_note(code, /, *older, **changes):
 
 def note(results, code, /, *older, **changes):
     made = {k: v for k, v in a_note(code, *older, **changes).items() if v is not MISSING}
+    records.append(SAMPLED, records.path(NAME, results))
     records.append([records.seal(made)], results / records.REVALIDATIONS)
 
 
@@ -404,6 +408,38 @@ PROOF = {"moved": {"commit": "d" * 40, "map": {}}, "sample": []}
 def told(**changes):
     fair = {"experiment": NAME, "code": OLD, "agreement": "repeats", "difference": 0.0}
     return {"sample": {"0" * 16: fair | changes}}
+
+
+def test_a_note_whose_sample_nobody_could_run_again_counts_for_nothing(tmp_path, fake, capsys):
+    """The forger's second cut: a sample of trials that there are not, or of other code."""
+    now = line(0)["provenance"]["code"]
+    write(records.path(NAME, tmp_path), line(0, profile="full", code=OLD))
+    made = a_note(now, OLD)
+    for key, name in (("e" * 16, NAME), (SAMPLED[0]["hash"], "relu-leaky")):
+        trial = {"experiment": name, "code": OLD, "agreement": "repeats", "difference": 0.0}
+        sealed = records.seal(made | {"sample": {key: trial}})
+        (tmp_path / records.REVALIDATIONS).write_text(json.dumps(sealed) + "\n")
+        assert records.fresh_codes(fake, tmp_path) == {now}
+        assert [r.stale for r in records.read(NAME, tmp_path)] == [True]
+        assert len(notes.lost(tmp_path)) == 1
+    records.append(SAMPLED, records.path(NAME, tmp_path))
+    assert records.fresh_codes(fake, tmp_path) == {now}, "of an experiment of other code"
+    assert cli.main(["verify", "--notes", "--results", str(tmp_path)]) == 0
+    assert "1 notes count for nothing" in capsys.readouterr().out
+    note(tmp_path, now, OLD)
+    assert records.fresh_codes(fake, tmp_path) == {now, OLD}
+    assert len(notes.lost(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_note_of_the_first_format_needs_a_recorded_sample_too(tmp_path, fake, there):
+    now = line(0)["provenance"]["code"]
+    made = {k: v for k, v in a_note(now, OLD).items() if k != "seed"}
+    made |= {"sample": [SAMPLED[0]["hash"]]}
+    write(tmp_path / records.REVALIDATIONS, made | {"digest": records.digest(made)})
+    if there:
+        records.append(SAMPLED, records.path(NAME, tmp_path))
+    assert (OLD in records.fresh_codes(fake, tmp_path)) == there
 
 
 def test_notes_lead_on_from_each_other_in_any_order(tmp_path, fake):

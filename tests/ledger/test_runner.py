@@ -166,7 +166,7 @@ def test_a_trial_that_fails_stops_no_other_and_is_named(results, monkeypatch, ca
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert "fake_experiments.py" in shown
-    assert "fake-sum failed on FakeTrial(seed=1, size=4" in shown
+    assert "1 more trial of fake-sum failed the same way: ValueError: a bug in a trial" in shown
     assert [t.seed for t in metrics(results, "full")] == [0, 0, 2, 2]
     command = ["run", NAME, "--profile", "full", "--device", "cpu", "--results", str(results)]
     assert cli.main(command) == 2
@@ -423,6 +423,28 @@ def test_leases_need_no_hard_links(results, monkeypatch):
         assert first.take(results, "a")
         assert not second.take(results, "a")
     assert not (results / ".leases").exists()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_lease_of_a_dead_driver_expires_though_the_clock_was_set_back(
+    results, monkeypatch, hours
+):
+    monkeypatch.setattr(leases, "_host", iter(map(str, range(99))).__next__)  # others each time
+    assert leases.Leases(results).take(results, "a")
+    then = time.time() + hours * 3600
+    os.utime(results / ".leases" / "a", (then, then))
+    assert leases.Leases(results).take(results, "a")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\0" * 40, b"", b"x " * 999])
+def test_a_damaged_lease_is_one_that_expires(results, content):
+    file = results / ".leases" / "a"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert not leases.Leases(results).take(results, "a")
+    long_ago = time.time() - 2 * leases.EXPIRES
+    os.utime(file, (long_ago, long_ago))
+    assert leases.Leases(results).take(results, "a")
 
 
 def test_leases_are_touched_while_their_driver_lives(results, monkeypatch):

@@ -9,6 +9,7 @@ from mcnn.experiments.partition import (
     each_training,
     runs,
     table,
+    table_each,
     variance,
 )
 
@@ -17,6 +18,7 @@ EXPERIMENTS = [
     *variance.EXPERIMENTS,
     *each.EXPERIMENTS,
     *table.EXPERIMENTS,
+    *table_each.EXPERIMENTS,
     *curve.EXPERIMENTS,
     *runs.EXPERIMENTS,
     *calibration.EXPERIMENTS,

@@ -163,7 +163,7 @@ EXPERIMENTS = [
         trial=DiscrepancyTrial,
         trials=_trials,
         run=_run,
-        seeds={"fast": range(1), "full": range(8)},
+        seeds={"fast": range(1), "full": range(3)},
         measures={"paths-discrepancy": _measure},
         tolerance=0.02,
     ),

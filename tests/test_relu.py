@@ -482,6 +482,11 @@ def half_space(seed, dimension, dtype=torch.float64, points=64):
     return x, normal, offset
 
 
+def test_a_half_space_has_its_edge_in_the_origin_by_default():
+    x, normal, _ = half_space(0, 5)
+    assert torch.equal(relu.project_halfspace(x, normal), relu.project_halfspace(x, normal, 0.0))
+
+
 @given(SEEDS, st.integers(1, 40), st.floats(-200, 200))
 def test_projection_onto_half_space(seed, dimension, exponent):
     x, normal, offset = half_space(seed, dimension)

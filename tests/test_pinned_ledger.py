@@ -48,8 +48,8 @@ def test_a_record_of_a_file_keeps_its_text_until_somebody_asks(fake, tmp_path):
 
 
 def test_what_records_rest_on_is_counted(fake, tmp_path):
-    now, old = line(0), line(1, code="0" * 16)
-    dirty = line(2, provenance=now["provenance"] | {"dirty": True})
+    now, old = line(0, profile="full"), line(1, profile="full", code="0" * 16)
+    dirty = line(2, profile="full", provenance=now["provenance"] | {"dirty": True})
     held = [records.Record(one, FakeTrial(seed=k)) for k, one in enumerate((now, old, dirty))]
     found = notes.support([(fake, held)], tmp_path)
     assert (found.total, found.steps, found.flaws.total()) == (3, {0: 1}, 1)

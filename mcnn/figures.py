@@ -70,6 +70,7 @@ METHODS = {
     "partition": Look("partition", "orange", "s"),
     "shared": Look("dropout, masks of batches", "blue", "o"),
     "dropout": Look("dropout, masks of examples", "green", "D"),
+    "hashed": Look("partition, masks of examples", "purple", "v"),
     "keep-one": Look("keep one part", "grey", "^", "--"),
     # solvers, and what networks were trained with
     "euler": Look("Euler", "blue", "o"),

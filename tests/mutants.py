@@ -251,7 +251,8 @@ def run(mutants: list[Mutant], python: str, seconds: int, keep: list[dict]) -> N
             file.write_text(source, encoding="utf-8")
             one.outcome = {None: "timed out", 0: "survived"}.get(rc, "killed")
             one.first = one.first or one.outcome
-            failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+            # Ids may have blanks; a reason follows behind a dash.
+            failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
             one.noticed_by = failed[1] if rc and failed else ""
             print(f"{number}/{len(mutants)} {one.outcome} {one.name}", flush=True)
             _save(mutants[:number], keep)

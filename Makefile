@@ -5,9 +5,10 @@ PYTHON ?= python3
 PROFILE ?= fast
 DEVICE ?= auto
 NOTEBOOKS ?=
-# Two files of tests at a time, one thread each: the cells of a notebook stay together.
+# Three files of tests at a time, one thread each: the cells of a notebook stay together.
+# That keeps two cores busy, as many a test waits for a browser, a cluster or a process.
 # papermill executes each notebook, nbval compares what comes out: tests/notebook_plugin.py.
-WORKERS ?= 2
+WORKERS ?= 3
 
 BIN := .venv/bin
 UV := .uv/bin/uv

@@ -37,6 +37,33 @@ def test_a_line_is_known_by_its_hash_wherever_that_stands():
     assert store._name(text_of(note)) == (note["digest"], note["digest"][:16])
 
 
+@pytest.mark.parametrize("way", ["another file", "the same file"])
+def test_an_index_is_made_anew_for_what_was_replaced(tmp_path, way):
+    """Also where size and end are as they were; nothing else would show that lines are others."""
+    file, other = tmp_path / "a", tmp_path / "b"
+    texts = [text_of(line(seed, metrics={"total": 1.0})) + b"\n" for seed in range(3)]
+    first, second, last = texts
+    assert len(first) == len(second)
+    file.write_bytes(first + last)
+    index = store._Index()
+    with file.open("rb") as held:
+        index.read(held.fileno())
+    assert line(0)["hash"] in index.places
+    if way == "another file":
+        other.write_bytes(second + last)
+        other.replace(file)
+    else:
+        file.write_bytes(second)
+    with file.open("rb") as held:
+        index.read(held.fileno())
+    assert (line(0)["hash"] in index.places, line(1)["hash"] in index.places) == (False, True)
+
+
+def test_a_new_file_may_be_read_by_all(tmp_path):
+    store.replace_file(tmp_path / "a", b"content")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_record_of_a_file_keeps_its_text_until_somebody_asks(fake, tmp_path):
     """Which is a tenth of the memory: a hundred thousand are held at once."""
     made = line(0)

@@ -274,8 +274,7 @@ def judge(claim: Claim, results: Path | None = None) -> Judgement:
         raise UsageError(f"claim {claim.id}: {names} have different measures: pool one measure")
     wanted, held = set(), []
     for experiment in pooled:
-        listed = experiment.trials("full", experiment.seeds["full"])
-        keys = {experiment.key("full", t) for t in listed if claim.selects(t)}
+        keys = {k for k, t in registry.listed(experiment).items() if claim.selects(t)}
         if not keys:
             raise UsageError(
                 f"claim {claim.id}: no trial of {experiment.name} is like {claim.where}"

@@ -353,11 +353,12 @@ def _plans(args: argparse.Namespace) -> list["runner.Plan"]:
 
 def _extra(p: "runner.Plan") -> int:
     """Return how many trials are to run at `full` that the experiment does not list itself."""
+    from mcnn.ledger import registry
+
     if p.profile != "full":
         return 0
-    listed = p.experiment.trials("full", p.experiment.seeds["full"])
-    keys = {p.experiment.key("full", trial) for trial in listed}
-    return sum(p.experiment.key("full", trial) not in keys for trial in p.todo)
+    listed = registry.listed(p.experiment)
+    return sum(p.experiment.key("full", trial) not in listed for trial in p.todo)
 
 
 def _refresh(args: argparse.Namespace) -> int:

@@ -235,11 +235,10 @@ def support(experiments: Iterable[tuple[Experiment, Iterable["Record"]]], result
     total, far, flaws = 0, Counter(), Counter()
     for experiment, held in experiments:
         reached = steps(experiment, results)
-        listed = experiment.trials("full", experiment.seeds["full"])
-        keys = {experiment.key("full", trial) for trial in listed}
+        listed = registry.listed(experiment)
         for record in held:
             total += 1
-            if record.key not in keys:
+            if record.key not in listed:
                 flaws[UNLISTED] += 1
             elif record.flaw:
                 flaws[record.flaw] += 1

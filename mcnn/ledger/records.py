@@ -146,9 +146,8 @@ def read(
     found = held(experiment, results, profile)
     if profile != "full":
         return found
-    listed = experiment.trials(profile, experiment.seeds[profile])
-    keys = {experiment.key(profile, trial) for trial in listed}
-    return [r for r in found if r.key in keys and r.flaw is None]
+    listed = registry.listed(experiment)
+    return [r for r in found if r.key in listed and r.flaw is None]
 
 
 def held(

@@ -8,7 +8,7 @@ import pkgutil
 import threading
 
 from mcnn.errors import unknown
-from mcnn.ledger.experiment import Experiment
+from mcnn.ledger.experiment import Experiment, Trial
 
 PACKAGE = "mcnn.experiments"
 
@@ -40,3 +40,9 @@ def get(name: str) -> Experiment:
         return all_experiments()[name]
     except KeyError:
         raise unknown("experiment", name, all_experiments()) from None
+
+
+def listed(experiment: Experiment, profile: str = "full") -> dict[str, Trial]:
+    """Return the trials that an experiment lists for its own seeds, by their hash."""
+    trials = experiment.trials(profile, experiment.seeds[profile])
+    return {experiment.key(profile, trial): trial for trial in trials}
